@@ -1,0 +1,1 @@
+"""Trunkline: the self-hosted gRPC control plane for SIP trunks."""

@@ -1,0 +1,254 @@
+"""The settings: one frozen dataclass, from `TRUNKLINE_*` variables and equal flags of `serve`."""
+
+import base64
+import binascii
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from trunkline.codecs import DEFAULT_CODECS
+from trunkline.logs import FORMATS, LEVELS
+from trunkline.sealing import KEY_BYTES
+from trunkline.tokens import BOOTSTRAP_CHARACTERS_MIN
+
+PREFIX = "TRUNKLINE_"
+POOL_SIZE_MAX = 500
+# For the commands that call a server; `serve` has no use for it.
+CLIENT_VARIABLES = {"TRUNKLINE_TOKEN"}
+_INJECTED = re.compile(r"_(PORT|SERVICE)(_|$)")
+_CODEC = re.compile(r"[a-z0-9]{1,32}", re.ASCII)
+_KEY_ID = re.compile(r"[A-Za-z0-9._-]{1,32}", re.ASCII)
+
+
+class SettingsError(Exception):
+    """Settings that can't be used; the message names each and says why, never a secret's value."""
+
+
+def _setting(default: Any, meaning: str, *, secret: bool = False) -> Any:
+    return dataclasses.field(
+        default=default, metadata={"meaning": meaning, "secret": secret}, repr=not secret
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Every setting of the service. Sizes are counts, times are seconds."""
+
+    grpc_address: str = _setting(
+        "127.0.0.1:50051", "HOST:PORT of the gRPC server; port 0 takes any free one"
+    )
+    database_url: str = _setting(
+        "",
+        "PostgreSQL 15 or newer as a libpq URL, several hosts allowed; empty: the embedded one",
+        secret=True,
+    )
+    data_dir: str = _setting("data", "where the embedded database, its keys and its token live")
+    postgres_bin: str = _setting(
+        "", "the bin directory of the embedded PostgreSQL; empty: the one installed by pip"
+    )
+    bootstrap_token: str = _setting(
+        "",
+        f"at least {BOOTSTRAP_CHARACTERS_MIN} characters; acts on the account default, with every"
+        " scope, while no token was ever made",
+        secret=True,
+    )
+    migrate: str = _setting("auto", "auto: bring the schema up to date at start; off: wait for it")
+    database_pool_size: int = _setting(10, f"most connections to PostgreSQL, 1 to {POOL_SIZE_MAX}")
+    database_statement_cache: int = _setting(
+        200, "prepared statements kept per connection; 0 behind pgbouncer"
+    )
+    secret_keys: str = _setting(
+        "",
+        "keys that seal secrets, as id:base64 of 32 bytes, newest first, separated by commas or"
+        " lines",
+        secret=True,
+    )
+    secret_keys_file: str = _setting("", "a file with the same, in place of SECRET_KEYS")
+    codecs: str = _setting(DEFAULT_CODECS, "the codecs known, in the order that `all` stands for")
+    reflection: bool = _setting(default=True, meaning="serve gRPC reflection, which needs no token")
+    allow_plaintext: bool = _setting(
+        default=False, meaning="allow a plaintext port on an address that is not loopback"
+    )
+    drain_seconds: int = _setting(20, "how long calls may take to finish after SIGTERM, 0 to 3600")
+    log_level: str = _setting("info", f"one of {', '.join(LEVELS)}")
+    log_format: str = _setting("json", f"one of {', '.join(FORMATS)}")
+
+    def codec_names(self) -> list[str]:
+        """The codecs as a list."""
+        return [name.strip() for name in self.codecs.split(",")]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a setting's value comes from: `default`, a variable's name or a flag."""
+
+    name: str
+    origin: str
+
+
+def names() -> Sequence["dataclasses.Field[Any]"]:
+    """The settings in order, with `metadata["meaning"]` and `metadata["secret"]`."""
+    return dataclasses.fields(Settings)
+
+
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
+    return PREFIX + name.upper()
+
+
+def flag(name: str) -> str:
+    """The flag of a setting."""
+    return "--" + name.replace("_", "-")
+
+
+def load(
+    environment: Mapping[str, str], flags: Mapping[str, str | None]
+) -> tuple[Settings, list[Source]]:
+    """Read the settings; a flag goes before its variable.
+
+    Raises:
+        SettingsError: some can't be used.
+    """
+    values: dict[str, Any] = {}
+    sources, faults = [], []
+    for f in names():
+        given = flags.get(f.name)
+        origin = flag(f.name)
+        if given is None and variable(f.name) in environment:
+            given, origin = environment[variable(f.name)], variable(f.name)
+        if given is None:
+            sources.append(Source(f.name, "default"))
+            continue
+        sources.append(Source(f.name, origin))
+        try:
+            values[f.name] = _parsed(f.default, given.strip())
+        except ValueError as error:
+            faults.append(f"{origin}: {error}")
+    settings = Settings(**values)
+    faults += _faults(settings)
+    if faults:
+        raise SettingsError("\n".join(faults))
+    return settings, sources
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """`TRUNKLINE_*` names that mean nothing here, but for those that Kubernetes injects."""
+    known = {variable(f.name) for f in names()} | CLIENT_VARIABLES
+    ours = (n for n in environment if n.startswith(PREFIX) and n not in known)
+    return sorted(n for n in ours if not _INJECTED.search(n.removeprefix("TRUNKLINE")))
+
+
+def secret_keys(settings: Settings) -> dict[str, bytes]:
+    """The keys that seal secrets by id, newest first; empty where none are given.
+
+    Raises:
+        SettingsError: a key can't be read; its id is named, its value is not.
+    """
+    text = settings.secret_keys
+    if settings.secret_keys_file:
+        try:
+            text = Path(settings.secret_keys_file).read_text("utf-8")
+        except (OSError, UnicodeDecodeError):
+            raise SettingsError(
+                f"TRUNKLINE_SECRET_KEYS_FILE: {settings.secret_keys_file} can't be read"
+            ) from None
+    return parse_keys(text)
+
+
+def parse_keys(text: str) -> dict[str, bytes]:
+    """Keys in the form of SECRET_KEYS.
+
+    Raises:
+        SettingsError: as `secret_keys`.
+    """
+    keys: dict[str, bytes] = {}
+    for position, entry in enumerate(re.split(r"[,\n]", text), 1):
+        if not entry.strip() or entry.strip().startswith("#"):
+            continue
+        key_id, _, encoded = entry.strip().partition(":")
+        if not _KEY_ID.fullmatch(key_id) or not encoded:
+            raise SettingsError(f"TRUNKLINE_SECRET_KEYS: entry {position} is not id:base64")
+        try:
+            key = base64.b64decode(encoded.strip(), validate=True)
+        except binascii.Error:
+            key = b""
+        if len(key) != KEY_BYTES:
+            raise SettingsError(
+                f"TRUNKLINE_SECRET_KEYS: the key {key_id} is not the base64 of {KEY_BYTES} bytes"
+            )
+        if key_id in keys:
+            raise SettingsError(f"TRUNKLINE_SECRET_KEYS: the key {key_id} is there twice")
+        keys[key_id] = key
+    return keys
+
+
+def _parsed(default: object, text: str) -> object:
+    if isinstance(default, bool):
+        if text.lower() in ("1", "true", "yes", "on"):
+            return True
+        if text.lower() in ("0", "false", "no", "off", ""):
+            return False
+        raise ValueError("is neither 1 nor 0")
+    if isinstance(default, int):
+        if not re.fullmatch(r"[0-9]{1,9}", text, re.ASCII):
+            raise ValueError("is not a whole number")
+        return int(text)
+    return text
+
+
+def _faults(s: Settings) -> list[str]:
+    found = []
+
+    def want(condition: object, name: str, what: str) -> None:
+        if not condition:
+            found.append(f"{variable(name)}: {what}")
+
+    host, _, port = s.grpc_address.rpartition(":")
+    address = s.grpc_address.startswith("unix:") or (
+        host and re.fullmatch(r"[0-9]{1,5}", port, re.ASCII) and int(port) <= 65535
+    )
+    want(address, "grpc_address", f"{s.grpc_address!r} is not HOST:PORT")
+    if address and not s.allow_plaintext:
+        want(
+            is_loopback(s.grpc_address),
+            "grpc_address",
+            "is not loopback, and the port is plaintext; set TRUNKLINE_ALLOW_PLAINTEXT=1 where a"
+            " sidecar or the network does TLS",
+        )
+    token = len(s.bootstrap_token)
+    want(
+        token == 0 or token >= BOOTSTRAP_CHARACTERS_MIN,
+        "bootstrap_token",
+        f"has {token} characters; at least {BOOTSTRAP_CHARACTERS_MIN}",
+    )
+    want(s.migrate in ("auto", "off"), "migrate", "is neither auto nor off")
+    want(1 <= s.database_pool_size <= POOL_SIZE_MAX, "database_pool_size", "is out of range")
+    want(s.drain_seconds <= 3600, "drain_seconds", "is out of range")
+    want(s.log_level in LEVELS, "log_level", f"is none of {', '.join(LEVELS)}")
+    want(s.log_format in FORMATS, "log_format", f"is none of {', '.join(FORMATS)}")
+    want(
+        all(_CODEC.fullmatch(n) and n != "all" for n in s.codec_names())
+        and len(set(s.codec_names())) == len(s.codec_names()),
+        "codecs",
+        "is not a comma-separated list of different codec names",
+    )
+    want(s.database_url or s.data_dir, "data_dir", "is needed without a DATABASE_URL")
+    want(
+        not s.database_url or urlsplit(s.database_url).scheme in ("postgresql", "postgres"),
+        "database_url",
+        "is not a postgresql:// URL",
+    )
+    want(
+        not (s.secret_keys and s.secret_keys_file), "secret_keys_file", "and SECRET_KEYS: one only"
+    )
+    return found
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this machine reaches an address."""
+    host = address.rpartition(":")[0].strip("[]")
+    return address.startswith("unix:") or host in ("localhost", "::1") or host.startswith("127.")

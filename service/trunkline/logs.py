@@ -1,0 +1,57 @@
+"""Log lines: one event each, with fields; JSON or `key=value`. Never a body, never a secret."""
+
+import json
+import logging
+import sys
+import traceback
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+LEVELS = ("debug", "info", "warning", "error")
+FORMATS = ("json", "text")
+_STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+_FRAMES_MAX = 30
+
+
+def configure(level: str, form: str, stream: TextIO | None = None) -> None:
+    """Send the process's log to standard error."""
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(_Formatter(as_json=form == "json"))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)  # other people's libraries: what goes wrong
+    logging.getLogger("trunkline").setLevel(level.upper())
+
+
+def frames(error: BaseException) -> list[str]:
+    """Where an error came from, outermost first, without the values that it may carry."""
+    stack = traceback.extract_tb(error.__traceback__)[-_FRAMES_MAX:]
+    return [f"{f.filename}:{f.lineno} {f.name}" for f in stack]
+
+
+class _Formatter(logging.Formatter):
+    def __init__(self, *, as_json: bool) -> None:
+        super().__init__()
+        self._as_json = as_json
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+        }
+        if not record.name.startswith("trunkline"):
+            fields["logger"] = record.name
+        fields |= {k: v for k, v in record.__dict__.items() if k not in _STANDARD and v is not None}
+        if record.exc_info and record.exc_info[1] is not None:
+            fields["error_class"] = type(record.exc_info[1]).__name__
+            fields["frames"] = frames(record.exc_info[1])
+        if self._as_json:
+            return json.dumps(fields, default=str)
+        return " ".join(f"{k}={_shown(v)}" for k, v in fields.items())
+
+
+def _shown(value: Any) -> str:
+    text = str(value)
+    plain = text and text.isprintable() and not set(text) & set(' "=')
+    return text if plain else json.dumps(text)

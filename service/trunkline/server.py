@@ -1,0 +1,336 @@
+"""The composition root: makes everything, starts it in order, stops it in the reverse."""
+
+import asyncio
+import base64
+import contextlib
+import logging
+import os
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+from google.api import annotations_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+from grpc_reflection.v1alpha._async import ReflectionServicer
+
+from siptrunk.v1 import sip_trunk_service_pb2, sip_trunk_service_pb2_grpc
+from trunkline import config, errors, migrate
+from trunkline.auth import BOOTSTRAP_ACCOUNT, Verifier
+from trunkline.codecs import Catalogue
+from trunkline.config import Settings, SettingsError
+from trunkline.embedded import Embedded
+from trunkline.interceptors import Boundary
+from trunkline.readiness import HealthService, Readiness
+from trunkline.rules import Rules
+from trunkline.sealing import KEY_BYTES, KeyRing, SealError
+from trunkline.store.database import Database
+from trunkline.store.identities import IdentityStore
+from trunkline.store.phone_numbers import PhoneNumberStore
+from trunkline.store.trunks import TrunkStore
+from trunkline.trunks import SipTrunkService
+from trunkline.ulids import Ulids
+
+log = logging.getLogger(__name__)
+
+MESSAGE_BYTES_MAX = 1 << 20
+STREAMS_PER_CONNECTION_MAX = 1000
+METADATA_BYTES_MAX = 16 << 10
+PROBE_SECONDS = 1.0
+PROBE_SECONDS_MAX = 5.0
+PROBE_FAILURES_MAX = 2
+_CHECK_VALUE = "trunkline"
+_CHECK_CONTEXT = ("", "", "secret_checks")
+_READ, _WRITE = "trunks:read", "trunks:write"
+_REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A service that runs.
+
+    Attributes:
+        grpc_address: where it answers, the port as bound.
+        ready: set once it has answered readiness for the first time.
+        failed: done, with an error, if it can't ever become ready.
+    """
+
+    grpc_address: str
+    ready: asyncio.Event
+    failed: "asyncio.Task[None]"
+
+
+@contextlib.asynccontextmanager
+async def database_url(
+    settings: Settings, owner: str
+) -> AsyncIterator[tuple[str, Embedded | None]]:
+    """The URL of the database, the data directory held where it is the embedded one."""
+    if settings.database_url:
+        yield settings.database_url, None
+        return
+    binaries = Path(settings.postgres_bin) if settings.postgres_bin else None
+    embedded = Embedded(Path(settings.data_dir), binaries, owner)
+    with embedded.locked():
+        yield embedded.url, embedded
+
+
+@contextlib.asynccontextmanager
+async def serving(settings: Settings) -> AsyncIterator[Running]:
+    """The whole service, from the data directory's lock to the first answer and back.
+
+    Raises:
+        SettingsError: the settings can't work together, or the keys are not the database's.
+        EmbeddedError: the embedded PostgreSQL can't be started.
+        OSError: the address can't be bound.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        url, embedded = await stack.enter_async_context(database_url(settings, "trunkline serve"))
+        ring = KeyRing(_keys(settings))
+        database = await _open(settings, url)
+        stack.push_async_callback(database.close)
+        ids, readiness = Ulids(), Readiness()
+        identities = IdentityStore(database)
+        verifier = Verifier(identities, settings.bootstrap_token)
+        boundary = Boundary(verifier, readiness, _scopes(), ids)
+        server = grpc.aio.server(interceptors=[boundary], options=_options())
+        _add_services(server, settings, database, ring, ids, readiness)
+        address = _bind(server, settings.grpc_address)  # before PostgreSQL starts: it may be taken
+        if embedded is not None:
+            await stack.enter_async_context(embedded.running())
+        await stack.enter_async_context(verifier.refreshing())
+        await server.start()
+        stack.push_async_callback(_drain, server, readiness, settings.drain_seconds)
+        ready = asyncio.Event()
+        startup = _Startup(settings, database, identities, ring, readiness, ready)
+        task = asyncio.create_task(startup.run())
+        stack.push_async_callback(_cancel, task)
+        yield Running(address, ready, task)
+
+
+class _Startup:
+    """Brings the database up to date, checks the keys, and then keeps readiness true."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        identities: IdentityStore,
+        ring: KeyRing,
+        readiness: Readiness,
+        ready: asyncio.Event,
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._identities = identities
+        self._ring = ring
+        self._readiness = readiness
+        self._ready = ready
+        self._said = ""
+
+    async def run(self) -> None:
+        """Run until cancelled.
+
+        Raises:
+            SettingsError: the keys are not the database's.
+        """
+        while True:
+            if await self._prepared():
+                break
+            await asyncio.sleep(PROBE_SECONDS)
+        failures = 0
+        self._readiness.serve()
+        self._ready.set()
+        while True:
+            await asyncio.sleep(PROBE_SECONDS)
+            failures = 0 if await self._probe() else failures + 1
+            if failures == PROBE_FAILURES_MAX:
+                log.warning("not_ready")
+
+    async def _prepared(self) -> bool:
+        try:
+            if self._settings.migrate == "auto":
+                for step in await migrate.apply(self._database):
+                    log.info("migrated", extra={"version": step.version, "step": step.name})
+            if not await self._schema_fits():
+                return False
+            await check_keys(self._identities, self._ring)
+            if self._settings.bootstrap_token:
+                await self._identities.create_account(BOOTSTRAP_ACCOUNT)
+        except migrate.SchemaError as error:
+            return self._not_ready("SCHEMA_UNKNOWN", str(error))
+        except errors.UnavailableError as error:
+            return self._not_ready("DATABASE_UNAVAILABLE", error.message)
+        return True
+
+    async def _schema_fits(self) -> bool:
+        missing = await migrate.missing(self._database)
+        if missing:
+            what = f"the database lacks schema version {missing[0].version:04}"
+            return self._not_ready("SCHEMA_BEHIND", f"{what}: run `trunkline migrate`")
+        return True
+
+    async def _probe(self) -> bool:
+        try:
+            async with asyncio.timeout(PROBE_SECONDS_MAX):
+                if not await self._schema_fits():
+                    return False
+        except migrate.SchemaError as error:
+            return self._not_ready("SCHEMA_UNKNOWN", str(error))
+        except (errors.UnavailableError, TimeoutError):
+            # Calls are still tried: they may fare better than the probe, and say why if not.
+            self._readiness.suspend(None)
+            return False
+        if not self._readiness.ready:
+            log.info("ready_again")
+            self._said = ""
+            self._readiness.serve()
+        return True
+
+    def _not_ready(self, reason: str, why: str) -> bool:
+        if why != self._said:
+            log.error("not_ready", extra={"reason": reason, "why": why})
+            self._said = why
+        self._readiness.suspend(
+            errors.UnavailableError(reason, f"the server is not ready: {why}", retry_seconds=1.0)
+        )
+        return False
+
+
+async def check_keys(identities: IdentityStore, ring: KeyRing) -> None:
+    """See that the ring has every key in use, and no other key under the same id.
+
+    Raises:
+        SettingsError: it has not; the keys are named, and how many secrets need them.
+    """
+    known = await identities.check_values()
+    for key_id in ring.key_ids:
+        if key_id in known:
+            try:
+                ring.open(known[key_id], key_id, *_CHECK_CONTEXT)
+            except SealError:
+                raise SettingsError(
+                    f"the secret key {key_id} is not the one of that id that this database knows"
+                ) from None
+    missing = [k for k in await identities.keys_in_use() if k not in ring.key_ids]
+    if missing:
+        counts = [f"{k} ({await identities.sealed_count(k)} secrets)" for k in missing]
+        raise SettingsError(
+            f"secrets in the database are sealed under keys that are not given: {', '.join(counts)}"
+        )
+    if ring.newest not in known:
+        sealed = ring.seal(_CHECK_VALUE, *_CHECK_CONTEXT)
+        await identities.add_check_value(ring.newest, sealed)
+
+
+async def _open(settings: Settings, url: str) -> Database:
+    try:
+        return await Database.open(
+            url, settings.database_pool_size, settings.database_statement_cache
+        )
+    except (ValueError, OSError):
+        raise SettingsError("TRUNKLINE_DATABASE_URL: is not a URL that can be used") from None
+
+
+def _keys(settings: Settings) -> dict[str, bytes]:
+    keys = config.secret_keys(settings)
+    if keys:
+        return keys
+    if settings.database_url:
+        raise SettingsError(
+            "TRUNKLINE_SECRET_KEYS or TRUNKLINE_SECRET_KEYS_FILE: with a DATABASE_URL the keys that"
+            ' seal secrets must be given; make one with: echo "k1:$(openssl rand -base64 32)"'
+        )
+    path = Path(settings.data_dir) / "secret-keys"
+    if not path.exists():
+        if (path.parent / "pg").exists():
+            raise SettingsError(
+                f"{path} is missing, and the database beside it was made with it: restore it"
+            )
+        line = f"k1:{base64.b64encode(os.urandom(KEY_BYTES)).decode()}\n"
+        new = path.with_suffix(".new")
+        new.unlink(missing_ok=True)
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        new.rename(path)
+        log.warning(
+            "secret_keys_made", extra={"path": str(path), "why": "backups are useless without it"}
+        )
+    return config.parse_keys(path.read_text("utf-8"))
+
+
+def _options() -> list[tuple[str, Any]]:
+    return [
+        ("grpc.so_reuseport", 0),  # else a second server takes the port without an error
+        ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+        ("grpc.max_concurrent_streams", STREAMS_PER_CONNECTION_MAX),
+        ("grpc.max_metadata_size", METADATA_BYTES_MAX),
+    ]
+
+
+def _scopes() -> dict[str, str]:
+    """The scope of each method: reading where its HTTP form is a GET."""
+    scopes = {}
+    for service in sip_trunk_service_pb2.DESCRIPTOR.services_by_name.values():
+        for method in service.methods:
+            extensions: Any = method.GetOptions().Extensions
+            reads = extensions[annotations_pb2.http].HasField("get")
+            scopes[f"/{service.full_name}/{method.name}"] = _READ if reads else _WRITE
+    return scopes
+
+
+def _add_services(
+    server: grpc.aio.Server,
+    settings: Settings,
+    database: Database,
+    ring: KeyRing,
+    ids: Ulids,
+    readiness: Readiness,
+) -> None:
+    catalogue = Catalogue(settings.codec_names())
+    trunks = TrunkStore(database, catalogue, ring, ids)
+    service = SipTrunkService(trunks, PhoneNumberStore(database, ids), Rules(catalogue))
+    sip_trunk_service_pb2_grpc.add_SipTrunkServiceServicer_to_server(service, server)
+    health_pb2_grpc.add_HealthServicer_to_server(HealthService(readiness), server)
+    if settings.reflection:
+        named = [
+            *(s.full_name for s in sip_trunk_service_pb2.DESCRIPTOR.services_by_name.values()),
+            *(s.full_name for s in health_pb2.DESCRIPTOR.services_by_name.values()),
+            reflection.SERVICE_NAME,
+            _REFLECTION_V1,
+        ]
+        reflection.enable_server_reflection(named, server)
+        # grpcio has v1alpha alone; v1 has the same messages under another name.
+        handler = grpc.stream_stream_rpc_method_handler(
+            ReflectionServicer(named).ServerReflectionInfo,
+            reflection_pb2.ServerReflectionRequest.FromString,
+            reflection_pb2.ServerReflectionResponse.SerializeToString,
+        )
+        v1 = grpc.method_handlers_generic_handler(_REFLECTION_V1, {"ServerReflectionInfo": handler})
+        server.add_generic_rpc_handlers((v1,))
+
+
+def _bind(server: grpc.aio.Server, address: str) -> str:
+    try:
+        port = server.add_insecure_port(address)
+    except RuntimeError:
+        port = 0
+    if not port:
+        raise OSError(f"{address} can't be bound: is another server using it?")
+    if not config.is_loopback(address):
+        log.warning("plaintext", extra={"address": address})
+    return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
+
+
+async def _drain(server: grpc.aio.Server, readiness: Readiness, seconds: int) -> None:
+    log.info("draining", extra={"seconds_max": seconds})
+    readiness.drain()
+    await server.stop(seconds)
+
+
+async def _cancel(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

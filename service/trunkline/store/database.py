@@ -1,0 +1,162 @@
+"""The connection pool, and what the driver's errors mean to a caller."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+from asyncpg.connect_utils import SessionAttribute
+
+from trunkline import errors
+
+log = logging.getLogger(__name__)
+
+STATEMENT_SECONDS_MAX = 15
+LOCK_SECONDS_MAX = 10
+IDLE_IN_TRANSACTION_SECONDS_MAX = 10
+CONNECT_SECONDS_MAX = 5
+CLOSE_SECONDS_MAX = 5
+IDLE_CONNECTION_SECONDS = 300
+
+# InternalClientError is neither an InterfaceError nor a PostgresError, and is what a query under
+# way may get when its connection dies (asyncpg issue 1069).
+_LOST = (
+    OSError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.TransactionRollbackError,
+    asyncpg.InvalidTransactionStateError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.ClientConfigurationError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+)
+_TAKEN = {
+    "trunks_name_unique": ("NAME_TAKEN", "the account has another trunk of this name", "name"),
+    "phone_numbers_number_unique": (
+        "PHONE_NUMBER_TAKEN",
+        "the account has this phone number on a trunk already",
+        "phone_number",
+    ),
+}
+RETRY_SECONDS = 1.0
+
+
+class ConstraintError(Exception):
+    """A CHECK constraint refused a row. Never reaches a caller: what it means is looked up."""
+
+    def __init__(self, constraint: str | None) -> None:
+        super().__init__(constraint)
+        self.constraint = constraint
+
+
+class Database:
+    """A pool of connections whose errors are ours.
+
+    Every method raises ExistsError where a name or number is taken (told by the constraint),
+    ConstraintError where another constraint refused the row, and UnavailableError where the
+    connection was lost or could not be had; whether a write was done is not known then.
+    """
+
+    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
+        self._pool = pool
+
+    @classmethod
+    async def open(cls, url: str, size: int, statement_cache: int) -> "Database":
+        """Make the pool. It connects when it is first used, so the database need not be up.
+
+        Args:
+            url: a libpq URL, several hosts allowed; the session is the primary's.
+            size: the most connections.
+            statement_cache: prepared statements kept per connection; 0 behind pgbouncer.
+
+        Raises:
+            ValueError: the URL can't be read.
+        """
+        pool = await asyncpg.create_pool(
+            url,
+            min_size=0,
+            max_size=size,
+            statement_cache_size=statement_cache,
+            max_inactive_connection_lifetime=IDLE_CONNECTION_SECONDS,
+            timeout=CONNECT_SECONDS_MAX,
+            target_session_attrs=SessionAttribute.read_write,
+            # No statement leaves session state behind, and the default reset is a round trip.
+            reset=_keep_session,
+            server_settings={
+                "application_name": "trunkline",
+                "statement_timeout": str(STATEMENT_SECONDS_MAX * 1000),
+                "lock_timeout": str(LOCK_SECONDS_MAX * 1000),
+                "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_SECONDS_MAX * 1000),
+                "default_transaction_isolation": "read committed",
+                "jit": "off",
+            },
+        )
+        return cls(pool)
+
+    async def close(self) -> None:
+        """Close the connections; those that do not end in time are cut."""
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS_MAX):
+                await self._pool.close()
+        except TimeoutError:
+            self._pool.terminate()
+
+    async def row(self, statement: str, *arguments: Any) -> asyncpg.Record | None:
+        """Run one statement; its first row, None where there is none. One round trip."""
+        try:
+            return await self._pool.fetchrow(statement, *arguments)
+        except Exception as error:
+            raise await self._ours(error) from None
+
+    async def rows(self, statement: str, *arguments: Any) -> list[asyncpg.Record]:
+        """Run one statement; all its rows. One round trip."""
+        try:
+            return await self._pool.fetch(statement, *arguments)
+        except Exception as error:
+            raise await self._ours(error) from None
+
+    @asynccontextmanager
+    async def transaction(
+        self,
+    ) -> AsyncIterator["asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"]:
+        """A transaction on one connection, committed where the block ends well."""
+        try:
+            async with self._pool.acquire() as connection, connection.transaction():
+                yield connection
+        except Exception as error:
+            raise await self._ours(error) from None
+
+    async def _ours(self, error: Exception) -> Exception:
+        if isinstance(error, asyncpg.UniqueViolationError) and error.constraint_name in _TAKEN:
+            reason, message, field = _TAKEN[error.constraint_name]
+            return errors.ExistsError(reason, message, field=field)
+        if isinstance(error, asyncpg.CheckViolationError):
+            return ConstraintError(error.constraint_name)
+        if isinstance(error, asyncpg.UndefinedTableError | asyncpg.UndefinedColumnError):
+            log.error("schema_mismatch", extra={"sqlstate": error.sqlstate})
+            return errors.UnavailableError(
+                "SCHEMA_MISMATCH",
+                "the database has another schema than this server",
+                retry_seconds=RETRY_SECONDS,
+            )
+        if isinstance(error, _LOST):
+            log.warning("database_lost", extra={"error_class": type(error).__name__})
+            if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
+                await self._pool.expire_connections()  # on a standby now: connect anew
+            return errors.UnavailableError(
+                "DATABASE_UNAVAILABLE",
+                "the database can't be reached now; whether a change was written is not known",
+                retry_seconds=RETRY_SECONDS,
+            )
+        return error
+
+
+async def _keep_session(_: Any) -> None:
+    pass
