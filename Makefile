@@ -14,12 +14,12 @@ help: ## List the targets
 .venv/runtime: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || { echo "Making .venv with $(PYTHON)"; $(PYTHON) -m venv .venv; }
 	@echo "Installing what the service needs (the first time takes a minute or two)"
-	$(PIP) install --progress-bar on -q -c constraints.txt -e .
+	$(PIP) install -c constraints.txt -e .
 	@touch $@
 
 .venv/development: .venv/runtime
 	@echo "Installing what the tests and checks need"
-	$(PIP) install --progress-bar on -q -c constraints.txt -e '.[dev]'
+	$(PIP) install -c constraints.txt -e '.[dev]'
 	@touch $@
 
 install: .venv/runtime ## Set up .venv with what the service needs

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +46,6 @@ _READ, _WRITE = "trunks:read", "trunks:write"
 _REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
 
 
-@dataclass(frozen=True, slots=True)
 class Running:
     """A service that runs.
 
@@ -55,11 +53,14 @@ class Running:
         grpc_address: where it answers, the port as bound.
         ready: set once it has answered readiness for the first time.
         failed: done, with an error, if it can't ever become ready.
+        bootstrap: whether the bootstrap token acted when it became ready.
     """
 
-    grpc_address: str
-    ready: asyncio.Event
-    failed: "asyncio.Task[None]"
+    def __init__(self, grpc_address: str) -> None:
+        self.grpc_address = grpc_address
+        self.ready = asyncio.Event()
+        self.failed: asyncio.Task[None]
+        self.bootstrap = False
 
 
 @contextlib.asynccontextmanager
@@ -102,11 +103,11 @@ async def serving(settings: Settings) -> AsyncIterator[Running]:
         await stack.enter_async_context(verifier.refreshing())
         await server.start()
         stack.push_async_callback(_drain, server, readiness, settings.drain_seconds)
-        ready = asyncio.Event()
-        startup = _Startup(settings, database, identities, ring, readiness, ready)
-        task = asyncio.create_task(startup.run())
-        stack.push_async_callback(_cancel, task)
-        yield Running(address, ready, task)
+        running = Running(address)
+        startup = _Startup(settings, database, identities, ring, readiness, running)
+        running.failed = asyncio.create_task(startup.run())
+        stack.push_async_callback(_cancel, running.failed)
+        yield running
 
 
 class _Startup:
@@ -119,14 +120,14 @@ class _Startup:
         identities: IdentityStore,
         ring: KeyRing,
         readiness: Readiness,
-        ready: asyncio.Event,
+        running: Running,
     ) -> None:
         self._settings = settings
         self._database = database
         self._identities = identities
         self._ring = ring
         self._readiness = readiness
-        self._ready = ready
+        self._running = running
         self._said = ""
 
     async def run(self) -> None:
@@ -141,7 +142,7 @@ class _Startup:
             await asyncio.sleep(PROBE_SECONDS)
         failures = 0
         self._readiness.serve()
-        self._ready.set()
+        self._running.ready.set()
         while True:
             await asyncio.sleep(PROBE_SECONDS)
             failures = 0 if await self._probe() else failures + 1
@@ -158,6 +159,7 @@ class _Startup:
             await check_keys(self._identities, self._ring)
             if self._settings.bootstrap_token:
                 await self._identities.create_account(BOOTSTRAP_ACCOUNT)
+                self._running.bootstrap = not await self._identities.any_token()
         except migrate.SchemaError as error:
             return self._not_ready("SCHEMA_UNKNOWN", str(error))
         except errors.UnavailableError as error:

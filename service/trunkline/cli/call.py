@@ -48,7 +48,11 @@ def run(settings: Settings, parsed: argparse.Namespace) -> int:
             response: Any = call(request, metadata=metadata, timeout=parsed.timeout)
         except grpc.RpcError as error:
             return _failed(error)
-    print(json_format.MessageToJson(response, preserving_proto_field_name=True))
+    print(
+        json_format.MessageToJson(
+            response, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+        )
+    )
     return 0
 
 

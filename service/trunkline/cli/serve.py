@@ -78,6 +78,8 @@ def _announce(settings: Settings, running: Running, *, hints: bool) -> None:
     address = running.grpc_address
     if hints:
         token = shlex.quote(str(Path(settings.data_dir) / TOKEN_FILE))
+        if not running.bootstrap:
+            token = "FILE-WITH-A-TOKEN"  # noqa: S105 - the one in the data directory is over
         trunkline = shlex.quote(os.path.relpath(Path(sys.argv[0])))
         print(
             "\nA first trunk, with grpcurl:\n\n"
