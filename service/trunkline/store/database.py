@@ -30,7 +30,6 @@ _LOST = (
     asyncpg.OperatorInterventionError,
     asyncpg.InsufficientResourcesError,
     asyncpg.ReadOnlySQLTransactionError,
-    asyncpg.TransactionRollbackError,
     asyncpg.InvalidTransactionStateError,
     asyncpg.LockNotAvailableError,
     asyncpg.ClientConfigurationError,
@@ -144,6 +143,12 @@ class Database:
             return errors.UnavailableError(
                 "SCHEMA_MISMATCH",
                 "the database has another schema than this server",
+                retry_seconds=RETRY_SECONDS,
+            )
+        if isinstance(error, asyncpg.TransactionRollbackError):
+            return errors.UnavailableError(
+                "CONTENTION",
+                "other changes were in the way and nothing was written: try again",
                 retry_seconds=RETRY_SECONDS,
             )
         if isinstance(error, _LOST):

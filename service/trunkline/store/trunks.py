@@ -155,6 +155,7 @@ WITH t AS (
   INSERT INTO phone_numbers (account_id, trunk_id, id, phone_number, name, created_at, updated_at)
   SELECT t.account_id, t.id, n.id, n.phone_number, n.name, t.created_at, t.created_at
     FROM t CROSS JOIN unnest($4::text[], $5::text[], $6::text[]) AS n(id, phone_number, name)
+   ORDER BY ltrim(n.phone_number, '+')  -- two creates with the same numbers must not deadlock
 )
 SELECT {select} FROM t"""
 
