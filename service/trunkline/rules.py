@@ -101,7 +101,7 @@ class Rules:
             trunk.ClearField(name)  # type: ignore[arg-type]
             if value is not None:
                 trunk.MergeFrom(SipTrunk(**{name: value}))  # type: ignore[arg-type]
-        if "auth_password" in change.values:
+        if change.values.get("auth_password") is not None:
             trunk.auth_password_set = True
             trunk.ClearField("auth_password")
         return trunk
@@ -310,7 +310,7 @@ def _sdes_needs_tls(_: Rules, trunk: sip_trunk_pb2.SipTrunk, change: Change) -> 
     what = (
         "can't leave TLS while media_encryption is SDES"
         if path == "transport"
-        else "SDES needs transport TLS, else its keys are readable on the wire"
+        else "can't be SDES without transport TLS: its keys would be readable on the wire"
     )
     return [Violation(path, "SDES_NEEDS_TLS", what)]
 
@@ -320,7 +320,7 @@ def _ip_based_needs_identifiers(
 ) -> list[Violation]:
     if trunk.auth_type != SipTrunk.IP_BASED or trunk.ip_identifiers:
         return []
-    return [Violation("ip_identifiers", "TOO_FEW", "an IP_BASED trunk needs at least one")]
+    return [Violation("ip_identifiers", "TOO_FEW", "needs at least one entry on an IP_BASED trunk")]
 
 
 def _credentials_match_auth_type(
@@ -338,7 +338,7 @@ def _credentials_match_auth_type(
         ]
     if trunk.auth_type == SipTrunk.IP_BASED:
         return [
-            Violation(name, "NOT_ON_IP_BASED", "an IP_BASED trunk has no credentials")
+            Violation(name, "NOT_ON_IP_BASED", "is refused on an IP_BASED trunk, which has no credentials")
             for name, set_ in has.items()
             if set_
         ]
@@ -351,7 +351,7 @@ def _codec_left(rules: Rules, trunk: sip_trunk_pb2.SipTrunk, change: Change) -> 
     if rules.catalogue.offer(trunk.allow, trunk.disallow):
         return []
     path = "disallow" if "allow" not in change.values else "allow"
-    return [Violation(path, "NO_CODEC_LEFT", "disallow takes out every codec of allow")]
+    return [Violation(path, "NO_CODEC_LEFT", "leaves no codec: disallow takes out all of allow")]
 
 
 # With the fields that must be sound themselves before the rule says anything of use.
