@@ -61,12 +61,12 @@ def ip_range(text: str) -> str:
         raise AddressError("is not an IPv4 or IPv6 address or CIDR range") from None
     host_bits = first != network.network_address
     network = _unmapped(network)
+    widest = IPV4_PREFIX_MIN if network.version == 4 else IPV6_PREFIX_MIN
+    if network.prefixlen < widest:
+        raise AddressError(f"is wider than the /{widest} allowed for IPv{network.version}")
+    _refuse_special(network)
     if host_bits:
         raise AddressError(f"has host bits set; the range is {_shown(network)}")
-    _refuse_special(network)
-    narrowest = IPV4_PREFIX_MIN if network.version == 4 else IPV6_PREFIX_MIN
-    if network.prefixlen < narrowest:
-        raise AddressError(f"is wider than the /{narrowest} allowed for IPv{network.version}")
     return _shown(network)
 
 
@@ -97,7 +97,7 @@ def _refuse_special(network: IPv4Network | IPv6Network) -> None:
     for what, special in (
         ("multicast", address.is_multicast),
         ("link-local", address.is_link_local),
-        ("unspecified", address.is_unspecified and network.prefixlen == network.max_prefixlen),
+        ("unspecified", address.is_unspecified),
         ("broadcast", network.broadcast_address == IPv4Address("255.255.255.255")),
     ):
         if special:

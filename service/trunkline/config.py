@@ -1,8 +1,8 @@
 """The settings: one frozen dataclass, from `TRUNKLINE_*` variables and equal flags of `serve`."""
 
 import base64
-import binascii
 import dataclasses
+import ipaddress
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -174,7 +174,7 @@ def parse_keys(text: str) -> dict[str, bytes]:
             raise SettingsError(f"TRUNKLINE_SECRET_KEYS: entry {position} is not id:base64")
         try:
             key = base64.b64decode(encoded.strip(), validate=True)
-        except binascii.Error:
+        except ValueError:
             key = b""
         if len(key) != KEY_BYTES:
             raise SettingsError(
@@ -238,7 +238,7 @@ def _faults(s: Settings) -> list[str]:
     )
     want(s.database_url or s.data_dir, "data_dir", "is needed without a DATABASE_URL")
     want(
-        not s.database_url or urlsplit(s.database_url).scheme in ("postgresql", "postgres"),
+        not s.database_url or _is_postgresql(s.database_url),
         "database_url",
         "is not a postgresql:// URL",
     )
@@ -251,4 +251,16 @@ def _faults(s: Settings) -> list[str]:
 def is_loopback(address: str) -> bool:
     """Whether only this machine reaches an address."""
     host = address.rpartition(":")[0].strip("[]")
-    return address.startswith("unix:") or host in ("localhost", "::1") or host.startswith("127.")
+    if address.startswith("unix:") or host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_postgresql(url: str) -> bool:
+    try:
+        return urlsplit(url).scheme in ("postgresql", "postgres")
+    except ValueError:
+        return False

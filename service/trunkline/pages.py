@@ -1,12 +1,14 @@
 """Reads what a list asks for: page size, token, order and filter (AIP-158, AIP-160). Pure."""
 
 import base64
+import contextlib
 import hashlib
 import ipaddress
 import re
 import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from trunkline import addresses
@@ -31,6 +33,9 @@ class Order:
 
     field: str
     descending: bool
+
+
+BY_ID = Order("id", descending=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +75,18 @@ def order(text: str) -> Order:
     return Order(name, direction == ["desc"])
 
 
-def token(binding: tuple[str, ...], last: tuple[str, ...]) -> str:
+def token(binding: tuple[str, ...], last: tuple[str | datetime, str]) -> str:
     """A page token: where the page ended, bound to the arguments of the list."""
-    body = "\n".join(last).encode()
+    value, last_id = last
+    text = value.isoformat() if isinstance(value, datetime) else value
+    body = f"{text}\n{last_id}".encode()
     return base64.urlsafe_b64encode(_digest(binding, body) + body).decode().rstrip("=")
 
 
-def after(text: str, binding: tuple[str, ...]) -> tuple[str, ...] | None:
-    """Where the page before ended; None for the first page.
+def after(
+    text: str, binding: tuple[str, ...], order: Order = BY_ID
+) -> tuple[str | datetime, str] | None:
+    """The order's value and the id where the page before ended; None for the first page.
 
     Raises:
         InvalidError: not a token of this list with these arguments.
@@ -89,13 +98,17 @@ def after(text: str, binding: tuple[str, ...]) -> tuple[str, ...] | None:
     except ValueError:
         raw = b""
     digest, body = raw[:_DIGEST_BYTES], raw[_DIGEST_BYTES:]
-    if not body or digest != _digest(binding, body):
-        raise _invalid(
-            "page_token",
-            "BAD_PAGE_TOKEN",
-            "is not the next_page_token of this list with the same filter and order",
-        )
-    return tuple(body.decode().split("\n"))
+    value, separator, last_id = body.partition(b"\n")
+    if separator and b"\0" not in body and digest == _digest(binding, body):
+        with contextlib.suppress(ValueError):
+            known = value.decode()
+            by_time = order.field == "created_at"
+            return datetime.fromisoformat(known) if by_time else known, last_id.decode()
+    raise _invalid(
+        "page_token",
+        "BAD_PAGE_TOKEN",
+        "is not the next_page_token of this list with the same filter and order",
+    )
 
 
 def conditions(text: str) -> tuple[Condition, ...]:

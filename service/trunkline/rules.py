@@ -26,6 +26,7 @@ PhoneNumber = phone_number_pb2.PhoneNumber
 Value = str | int | bool | None | list[dict[str, Any]]
 
 FIRST_NUMBERS_MAX = 100
+_ADDRESSES = ("gateway_address", "ip_address")
 _LABEL = field_rules_pb2.FieldRules.LABEL
 _PROSE = field_rules_pb2.FieldRules.PROSE
 _NUMBER = re.compile(r"\+?[0-9]{3,15}", re.ASCII)
@@ -197,7 +198,7 @@ class Rules:
         own = _NORMAL_FORMS.get(f.descriptor.full_name)
         if own:
             try:
-                return own(self.catalogue, sent)
+                return _text(change, path, f, own(self.catalogue, sent))
             except (addresses.AddressError, CodecError, ValueError) as error:
                 reason = "REQUIRED" if not sent else "INVALID_FORM"
                 shown = "" if f.secret or not sent else f"{quoted(sent)} "
@@ -260,7 +261,9 @@ def _refuse_twins(change: Change, name: str, items: Sequence[dict[str, Any]]) ->
     first: dict[tuple[Any, ...], int] = {}
     for position, item in enumerate(items):
         key = tuple(v for k, v in sorted(item.items()) if k != "priority")
-        if key in first and "" not in key and key:
+        if not any(item.get(name) for name in _ADDRESSES):
+            continue  # its address is refused already
+        if key in first:
             change.refuse(
                 f"{name}[{position}]", "DUPLICATE", f"is the same as {name}[{first[key]}]"
             )
@@ -338,7 +341,9 @@ def _credentials_match_auth_type(
         ]
     if trunk.auth_type == SipTrunk.IP_BASED:
         return [
-            Violation(name, "NOT_ON_IP_BASED", "is refused on an IP_BASED trunk, which has no credentials")
+            Violation(
+                name, "NOT_ON_IP_BASED", "is refused on an IP_BASED trunk, which has no credentials"
+            )
             for name, set_ in has.items()
             if set_
         ]

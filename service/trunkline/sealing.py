@@ -44,8 +44,10 @@ class KeyRing:
             SealError: no such key, another key of that id, or another context.
         """
         cipher = self._ciphers.get(key_id)
-        if cipher is None or sealed[:1] != _FORMAT:
+        if cipher is None:
             raise SealError(f"no key {key_id} in the ring")
+        if sealed[:1] != _FORMAT or len(sealed) <= 1 + _NONCE_BYTES:
+            raise SealError("not in a form that this version seals in")
         nonce, text = sealed[1 : 1 + _NONCE_BYTES], sealed[1 + _NONCE_BYTES :]
         try:
             return cipher.decrypt(nonce, text, _bound(key_id, context)).decode()

@@ -1,6 +1,7 @@
 """siptrunk.v1.SipTrunkService: a short method per RPC, which are described in the proto."""
 
 import re
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from siptrunk.v1 import phone_number_pb2, sip_trunk_pb2, sip_trunk_service_pb2_grpc
@@ -69,18 +70,16 @@ class SipTrunkService(sip_trunk_service_pb2_grpc.SipTrunkServiceServicer):
         order = pages.order(request.order_by)
         conditions = pages.conditions(request.filter)
         binding = (account_id, "trunks", repr(order), repr(conditions))
-        after = pages.after(request.page_token, binding)
+        after = pages.after(request.page_token, binding, order)
         page, size = pb.ListSipTrunksResponse(), 0
         while True:
-            position = (after[0], after[1]) if after else None
             missing = wanted - len(page.sip_trunks)
-            found = await self._trunks.list_page(
-                account_id, conditions, order, position, missing + 1
-            )
+            found = await self._trunks.list_page(account_id, conditions, order, after, missing + 1)
             for trunk in found:
                 size += trunk.ByteSize()
                 if len(page.sip_trunks) == wanted or (page.sip_trunks and size > PAGE_BYTES_MAX):
-                    page.next_page_token = pages.token(binding, after or ())
+                    assert after is not None
+                    page.next_page_token = pages.token(binding, after)
                     return page
                 page.sip_trunks.append(trunk)
                 after = (_sort_value(trunk, order.field), trunk.id)
@@ -148,13 +147,13 @@ class SipTrunkService(sip_trunk_service_pb2_grpc.SipTrunkServiceServicer):
         binding = (account_id, "numbers", trunk_id)
         after = pages.after(request.page_token, binding)
         found = await self._numbers.list_page(
-            account_id, trunk_id, after[0] if after else "", wanted + 1
+            account_id, trunk_id, after[1] if after else "", wanted + 1
         )
         if not found and not await self._numbers.trunk_exists(account_id, trunk_id):
             raise _no_trunk()
         page = pb.ListPhoneNumbersResponse(phone_numbers=found[:wanted])
         if len(found) > wanted:
-            page.next_page_token = pages.token(binding, (found[wanted - 1].id,))
+            page.next_page_token = pages.token(binding, ("", found[wanted - 1].id))
         return page
 
     async def UpdatePhoneNumber(
@@ -274,10 +273,8 @@ def _number_values(change: Change) -> dict[str, Any]:
     return {name: change.values.get(name) for name in ("phone_number", "name")}
 
 
-def _sort_value(trunk: SipTrunk, field: str) -> str:
-    if field == "created_at":
-        return trunk.created_at.ToDatetime().isoformat() + "+00:00"
-    return str(getattr(trunk, field))
+def _sort_value(trunk: SipTrunk, field: str) -> str | datetime:
+    return trunk.created_at.ToDatetime(UTC) if field == "created_at" else getattr(trunk, field)
 
 
 def _refuse(violations: "Sequence[Violation]") -> None:

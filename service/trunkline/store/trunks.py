@@ -241,7 +241,7 @@ class TrunkStore:
         account_id: str,
         conditions: Sequence[pages.Condition],
         order: pages.Order,
-        after: tuple[str, str] | None,
+        after: tuple[str | datetime, str] | None,
         most: int,
     ) -> list[sip_trunk_pb2.SipTrunk]:
         """The trunks after a position, at most FETCH_ROWS_MAX of them.
@@ -250,7 +250,7 @@ class TrunkStore:
             account_id: whose trunks.
             conditions: all of which hold for each.
             order: the order.
-            after: the order's value and the id of the last trunk before, as texts.
+            after: the order's value and the id of the last trunk before.
             most: how many are wanted.
         """
         where, arguments = ["t.account_id = $1"], list[Any]([account_id])
@@ -261,9 +261,7 @@ class TrunkStore:
         sort = ["t.id"] if order.field == "id" else [f"t.{order.field}", "t.id"]
         if after:
             value, last_id = after
-            if order.field == "created_at":
-                arguments.append(datetime.fromisoformat(value))
-            elif order.field == "name":
+            if order.field != "id":
                 arguments.append(value)
             arguments.append(last_id)
             holders = [f"${len(arguments) - len(sort) + 1 + i}" for i in range(len(sort))]
