@@ -200,7 +200,7 @@ def _gateway(name: str, quoted_: str | None, bare: str | None) -> Condition:
 def _source(name: str, quoted_: str | None, bare: str | None) -> Condition:
     text = _plain(quoted_, bare)
     try:
-        address = ipaddress.ip_address(text)
+        address = ipaddress.ip_address("" if "%" in text else text)
     except ValueError:
         raise ValueError("it is an IPv4 or IPv6 address") from None
     return Condition(name, addresses.containing(address))

@@ -359,10 +359,11 @@ def _codec_left(rules: Rules, trunk: sip_trunk_pb2.SipTrunk, change: Change) -> 
     return [Violation(path, "NO_CODEC_LEFT", "leaves no codec: disallow takes out all of allow")]
 
 
-# With the fields that must be sound themselves before the rule says anything of use.
-_TRUNK_RULES = (
-    (frozenset({"auth_type"}), _credentials_match_auth_type),
-    (frozenset({"auth_type", "ip_identifiers"}), _ip_based_needs_identifiers),
+# With the fields that must be sound themselves before the rule says anything of use. What is sent
+# as auth_type is not among them: the stored one decides.
+_TRUNK_RULES: tuple[tuple[frozenset[str], Callable[..., list[Violation]]], ...] = (
+    (frozenset(), _credentials_match_auth_type),
+    (frozenset({"ip_identifiers"}), _ip_based_needs_identifiers),
     (frozenset({"media_encryption", "transport"}), _sdes_needs_tls),
     (frozenset({"allow", "disallow"}), _codec_left),
 )

@@ -12,11 +12,9 @@ from typing import Any
 import grpc
 from google.api import annotations_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2
-from grpc_reflection.v1alpha._async import ReflectionServicer
 
 from siptrunk.v1 import sip_trunk_service_pb2, sip_trunk_service_pb2_grpc
-from trunkline import config, errors, migrate
+from trunkline import config, errors, migrate, reflection
 from trunkline.auth import BOOTSTRAP_ACCOUNT, Verifier
 from trunkline.codecs import Catalogue
 from trunkline.config import Settings, SettingsError
@@ -43,7 +41,6 @@ PROBE_FAILURES_MAX = 2
 _CHECK_VALUE = "trunkline"
 _CHECK_CONTEXT = ("", "", "secret_checks")
 _READ, _WRITE = "trunks:read", "trunks:write"
-_REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
 
 
 class Running:
@@ -298,21 +295,8 @@ def _add_services(
     sip_trunk_service_pb2_grpc.add_SipTrunkServiceServicer_to_server(service, server)
     health_pb2_grpc.add_HealthServicer_to_server(HealthService(readiness), server)
     if settings.reflection:
-        named = [
-            *(s.full_name for s in sip_trunk_service_pb2.DESCRIPTOR.services_by_name.values()),
-            *(s.full_name for s in health_pb2.DESCRIPTOR.services_by_name.values()),
-            reflection.SERVICE_NAME,
-            _REFLECTION_V1,
-        ]
-        reflection.enable_server_reflection(named, server)
-        # grpcio has v1alpha alone; v1 has the same messages under another name.
-        handler = grpc.stream_stream_rpc_method_handler(
-            ReflectionServicer(named).ServerReflectionInfo,
-            reflection_pb2.ServerReflectionRequest.FromString,
-            reflection_pb2.ServerReflectionResponse.SerializeToString,
-        )
-        v1 = grpc.method_handlers_generic_handler(_REFLECTION_V1, {"ServerReflectionInfo": handler})
-        server.add_generic_rpc_handlers((v1,))
+        files = (sip_trunk_service_pb2.DESCRIPTOR, health_pb2.DESCRIPTOR)
+        reflection.add(server, [s.full_name for f in files for s in f.services_by_name.values()])
 
 
 def _bind(server: grpc.aio.Server, address: str) -> str:

@@ -221,7 +221,8 @@ class SipTrunkService(sip_trunk_service_pb2_grpc.SipTrunkServiceServicer):
         if updated is None:
             raise _no_trunk()
         if not updated.written:
-            _refuse(self._rules.unequal(updated.trunk, change))
+            if self._rules.unequal(updated.trunk, change):
+                _refuse(self._violations(updated.trunk, change))
             _refuse_stale(etag, updated.trunk.etag)
         return updated.trunk
 

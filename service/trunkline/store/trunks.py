@@ -176,7 +176,8 @@ _CONDITIONS = {
     "is_active": "t.is_active = {0}",
     "provider": "t.provider = {0}",
     "name": "t.name = {0}",
-    "name_prefix": "t.name >= {0} AND t.name < {0} || U&'\\+10FFFF'",
+    # The end is above every name with the prefix: no name is as long as the run of last characters.
+    "name_prefix": "t.name >= {0} AND t.name < {0} || repeat(U&'\\+10FFFF', 101)",
     "phone_number": "t.id = (SELECT trunk_id FROM phone_numbers"
     " WHERE account_id = $1 AND digits = {0})",
     # The keys carry the account, see the schema.
