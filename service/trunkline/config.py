@@ -21,6 +21,7 @@ POOL_SIZE_MAX = 500
 CLIENT_VARIABLES = {"TRUNKLINE_TOKEN"}
 _INJECTED = re.compile(r"_(PORT|SERVICE)(_|$)")
 _CODEC = re.compile(r"[a-z0-9]{1,32}", re.ASCII)
+_HOST = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(:[0-9]{0,5})?", re.ASCII)
 _KEY_ID = re.compile(r"[A-Za-z0-9._-]{1,32}", re.ASCII)
 
 
@@ -148,19 +149,28 @@ def secret_keys(settings: Settings) -> dict[str, bytes]:
     Raises:
         SettingsError: a key can't be read; its id is named, its value is not.
     """
-    text = settings.secret_keys
     if settings.secret_keys_file:
-        try:
-            text = Path(settings.secret_keys_file).read_text("utf-8")
-        except (OSError, UnicodeDecodeError):
-            raise SettingsError(
-                f"TRUNKLINE_SECRET_KEYS_FILE: {settings.secret_keys_file} can't be read"
-            ) from None
-    return parse_keys(text)
+        return keys_of_file(Path(settings.secret_keys_file))
+    return parse_keys(settings.secret_keys)
 
 
-def parse_keys(text: str) -> dict[str, bytes]:
-    """Keys in the form of SECRET_KEYS.
+def keys_of_file(path: Path) -> dict[str, bytes]:
+    """The keys in a file, at least one.
+
+    Raises:
+        SettingsError: as `secret_keys`.
+    """
+    try:
+        keys = parse_keys(path.read_text("utf-8"), str(path))
+    except (OSError, UnicodeDecodeError):
+        raise SettingsError(f"{path} can't be read as a file of secret keys") from None
+    if not keys:
+        raise SettingsError(f"{path} has no secret key in it")
+    return keys
+
+
+def parse_keys(text: str, origin: str = PREFIX + "SECRET_KEYS") -> dict[str, bytes]:
+    """Keys in the form of SECRET_KEYS, from somewhere that the messages name.
 
     Raises:
         SettingsError: as `secret_keys`.
@@ -171,17 +181,17 @@ def parse_keys(text: str) -> dict[str, bytes]:
             continue
         key_id, _, encoded = entry.strip().partition(":")
         if not _KEY_ID.fullmatch(key_id) or not encoded:
-            raise SettingsError(f"TRUNKLINE_SECRET_KEYS: entry {position} is not id:base64")
+            raise SettingsError(f"{origin}: entry {position} is not id:base64")
         try:
             key = base64.b64decode(encoded.strip(), validate=True)
         except ValueError:
             key = b""
         if len(key) != KEY_BYTES:
             raise SettingsError(
-                f"TRUNKLINE_SECRET_KEYS: the key {key_id} is not the base64 of {KEY_BYTES} bytes"
+                f"{origin}: the key {key_id} is not the base64 of {KEY_BYTES} bytes"
             )
         if key_id in keys:
-            raise SettingsError(f"TRUNKLINE_SECRET_KEYS: the key {key_id} is there twice")
+            raise SettingsError(f"{origin}: the key {key_id} is there twice")
         keys[key_id] = key
     return keys
 
@@ -240,7 +250,7 @@ def _faults(s: Settings) -> list[str]:
     want(
         not s.database_url or _is_postgresql(s.database_url),
         "database_url",
-        "is not a postgresql:// URL",
+        "is not a postgresql:// URL; in a user or password, write / ? # @ as %2F %3F %23 %40",
     )
     want(
         not (s.secret_keys and s.secret_keys_file), "secret_keys_file", "and SECRET_KEYS: one only"
@@ -261,6 +271,8 @@ def is_loopback(address: str) -> bool:
 
 def _is_postgresql(url: str) -> bool:
     try:
-        return urlsplit(url).scheme in ("postgresql", "postgres")
+        parts = urlsplit(url)
     except ValueError:
         return False
+    hosts = parts.netloc.rpartition("@")[2].split(",")
+    return parts.scheme in ("postgresql", "postgres") and all(map(_HOST.fullmatch, hosts))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import grpc
-from google.protobuf import descriptor_pool
+from google.protobuf import descriptor_pb2, descriptor_pool
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
@@ -17,6 +17,9 @@ class _Pool:
     def __init__(self) -> None:
         self._pool = descriptor_pool.Default()
 
+        if not _known(self._pool, "grpc/reflection/v1/reflection.proto"):
+            self._pool.AddSerializedFile(_v1())
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._pool, name)
 
@@ -25,6 +28,28 @@ class _Pool:
             return self._pool.FindFileContainingSymbol(symbol)
         except KeyError:
             return self._pool.FindFileContainingSymbol(symbol.rpartition(".")[0])
+
+
+def _known(pool: Any, name: str) -> bool:
+    try:
+        pool.FindFileByName(name)
+    except KeyError:
+        return False
+    return True
+
+
+def _v1() -> bytes:
+    """The file of the v1 service: v1alpha's under the other name."""
+    file = descriptor_pb2.FileDescriptorProto()
+    reflection_pb2.DESCRIPTOR.CopyToProto(file)
+    file.name, file.package = "grpc/reflection/v1/reflection.proto", "grpc.reflection.v1"
+    for message in file.message_type:
+        for field in (f for f in message.field if f.type_name):
+            field.type_name = field.type_name.replace(".v1alpha.", ".v1.")
+    for method in file.service[0].method:
+        method.input_type = method.input_type.replace(".v1alpha.", ".v1.")
+        method.output_type = method.output_type.replace(".v1alpha.", ".v1.")
+    return file.SerializeToString()
 
 
 def add(server: grpc.aio.Server, names: Sequence[str]) -> None:

@@ -1,10 +1,8 @@
 """The composition root: makes everything, starts it in order, stops it in the reverse."""
 
 import asyncio
-import base64
 import contextlib
 import logging
-import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from google.api import annotations_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from siptrunk.v1 import sip_trunk_service_pb2, sip_trunk_service_pb2_grpc
-from trunkline import config, errors, migrate, reflection
+from trunkline import config, errors, keys, migrate, reflection
 from trunkline.auth import BOOTSTRAP_ACCOUNT, Verifier
 from trunkline.codecs import Catalogue
 from trunkline.config import Settings, SettingsError
@@ -22,7 +20,7 @@ from trunkline.embedded import Embedded
 from trunkline.interceptors import Boundary
 from trunkline.readiness import HealthService, Readiness
 from trunkline.rules import Rules
-from trunkline.sealing import KEY_BYTES, KeyRing, SealError
+from trunkline.sealing import KeyRing
 from trunkline.store.database import Database
 from trunkline.store.identities import IdentityStore
 from trunkline.store.phone_numbers import PhoneNumberStore
@@ -38,8 +36,6 @@ METADATA_BYTES_MAX = 16 << 10
 PROBE_SECONDS = 1.0
 PROBE_SECONDS_MAX = 5.0
 PROBE_FAILURES_MAX = 2
-_CHECK_VALUE = "trunkline"
-_CHECK_CONTEXT = ("", "", "secret_checks")
 _READ, _WRITE = "trunks:read", "trunks:write"
 
 
@@ -85,7 +81,7 @@ async def serving(settings: Settings) -> AsyncIterator[Running]:
     """
     async with contextlib.AsyncExitStack() as stack:
         url, embedded = await stack.enter_async_context(database_url(settings, "trunkline serve"))
-        ring = KeyRing(_keys(settings))
+        ring = KeyRing(keys.of(settings))
         database = await _open(settings, url)
         stack.push_async_callback(database.close)
         ids, readiness = Ulids(), Readiness()
@@ -153,7 +149,7 @@ class _Startup:
                     log.info("migrated", extra={"version": step.version, "step": step.name})
             if not await self._schema_fits():
                 return False
-            await check_keys(self._identities, self._ring)
+            await keys.check(self._identities, self._ring)
             if self._settings.bootstrap_token:
                 await self._identities.create_account(BOOTSTRAP_ACCOUNT)
                 self._running.bootstrap = not await self._identities.any_token()
@@ -197,32 +193,6 @@ class _Startup:
         return False
 
 
-async def check_keys(identities: IdentityStore, ring: KeyRing) -> None:
-    """See that the ring has every key in use, and no other key under the same id.
-
-    Raises:
-        SettingsError: it has not; the keys are named, and how many secrets need them.
-    """
-    known = await identities.check_values()
-    for key_id in ring.key_ids:
-        if key_id in known:
-            try:
-                ring.open(known[key_id], key_id, *_CHECK_CONTEXT)
-            except SealError:
-                raise SettingsError(
-                    f"the secret key {key_id} is not the one of that id that this database knows"
-                ) from None
-    missing = [k for k in await identities.keys_in_use() if k not in ring.key_ids]
-    if missing:
-        counts = [f"{k} ({await identities.sealed_count(k)} secrets)" for k in missing]
-        raise SettingsError(
-            f"secrets in the database are sealed under keys that are not given: {', '.join(counts)}"
-        )
-    if ring.newest not in known:
-        sealed = ring.seal(_CHECK_VALUE, *_CHECK_CONTEXT)
-        await identities.add_check_value(ring.newest, sealed)
-
-
 async def _open(settings: Settings, url: str) -> Database:
     try:
         return await Database.open(
@@ -230,35 +200,6 @@ async def _open(settings: Settings, url: str) -> Database:
         )
     except (ValueError, OSError):
         raise SettingsError("TRUNKLINE_DATABASE_URL: is not a URL that can be used") from None
-
-
-def _keys(settings: Settings) -> dict[str, bytes]:
-    keys = config.secret_keys(settings)
-    if keys:
-        return keys
-    if settings.database_url:
-        raise SettingsError(
-            "TRUNKLINE_SECRET_KEYS or TRUNKLINE_SECRET_KEYS_FILE: with a DATABASE_URL the keys that"
-            ' seal secrets must be given; make one with: echo "k1:$(openssl rand -base64 32)"'
-        )
-    path = Path(settings.data_dir) / "secret-keys"
-    if not path.exists():
-        if (path.parent / "pg").exists():
-            raise SettingsError(
-                f"{path} is missing, and the database beside it was made with it: restore it"
-            )
-        line = f"k1:{base64.b64encode(os.urandom(KEY_BYTES)).decode()}\n"
-        new = path.with_suffix(".new")
-        new.unlink(missing_ok=True)
-        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
-        new.rename(path)
-        log.warning(
-            "secret_keys_made", extra={"path": str(path), "why": "backups are useless without it"}
-        )
-    return config.parse_keys(path.read_text("utf-8"))
 
 
 def _options() -> list[tuple[str, Any]]:
@@ -305,7 +246,10 @@ def _bind(server: grpc.aio.Server, address: str) -> str:
     except RuntimeError:
         port = 0
     if not port:
-        raise OSError(f"{address} can't be bound: is another server using it?")
+        raise OSError(
+            f"{address} can't be listened on: another server has it, or this machine has no such"
+            " address"
+        )
     if not config.is_loopback(address):
         log.warning("plaintext", extra={"address": address})
     return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"

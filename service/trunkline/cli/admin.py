@@ -13,7 +13,7 @@ from typing import Any
 
 import asyncpg
 
-from trunkline import logs, tokens
+from trunkline import keys, logs, tokens
 from trunkline import migrate as migrations
 from trunkline.config import Settings, SettingsError
 from trunkline.embedded import Embedded
@@ -120,7 +120,7 @@ def _run(
     *,
     fresh_schema: bool = True,
 ) -> int:
-    logs.configure("warning", "text")
+    logs.configure("error", "text")
 
     async def run() -> int:
         async with _database(settings) as database:
@@ -141,6 +141,7 @@ async def _database(settings: Settings) -> AsyncIterator[Database]:
             url = embedded.url
             if not await embedded.answers():
                 stack.enter_context(embedded.locked())
+                keys.of(settings)  # made with the database, whoever makes that
                 await stack.enter_async_context(embedded.running())
         try:
             database = await Database.open(url, 1, 0)

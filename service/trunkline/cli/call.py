@@ -30,12 +30,16 @@ def run(settings: Settings, parsed: argparse.Namespace) -> int:
         return _usage(f"there is no method {parsed.method}; there are {known}")
     try:
         text = sys.stdin.read() if parsed.json == "-" else parsed.json
-        request = json_format.ParseDict(
-            _camel_masks(json.loads(text)), GetMessageClass(method.input_type)()
-        )
+        sent = json.loads(text)
+        if not isinstance(sent, dict):
+            return _usage(f"the JSON is not a {method.input_type.name}: it is not an object")
+        request = json_format.ParseDict(_camel_masks(sent), GetMessageClass(method.input_type)())
     except (ValueError, json_format.ParseError) as error:
-        return _usage(f"the JSON is not a {method.input_type.name}: {error}")
+        what = str(error).partition("\n")[0]
+        return _usage(f"the JSON is not a {method.input_type.name}: {what}")
     token = _token(parsed.token_file)
+    if not token.isascii() or not token.isprintable():
+        return _usage("the token has characters that no token has")
     metadata = [("authorization", f"Bearer {token}")] if token else []
     reply = GetMessageClass(method.output_type)
     with grpc.insecure_channel(settings.grpc_address) as channel:
@@ -56,10 +60,8 @@ def run(settings: Settings, parsed: argparse.Namespace) -> int:
     return 0
 
 
-def _camel_masks(value: Any) -> Any:
+def _camel_masks(value: dict[str, Any]) -> dict[str, Any]:
     """Spell the paths of update masks as protobuf's JSON wants them: camelCase."""
-    if not isinstance(value, dict):
-        return value
     for key in ("update_mask", "updateMask"):
         if isinstance(value.get(key), str):
             value[key] = re.sub(r"_([a-z])", lambda m: m[1].upper(), value[key])
@@ -68,7 +70,7 @@ def _camel_masks(value: Any) -> Any:
 
 def _token(path: str | None) -> str:
     if path:
-        return Path(path).read_text("utf-8").strip()
+        return Path(path).read_text("utf-8", errors="replace").strip()
     return os.environ.get("TRUNKLINE_TOKEN", "").strip()
 
 
