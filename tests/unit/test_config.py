@@ -306,7 +306,7 @@ def test_key_file_that_can_not_be_read_is_named(tmp_path: Path, contents: bytes 
         path.write_bytes(contents)
     with pytest.raises(SettingsError) as error:
         config.secret_keys(Settings(secret_keys_file=str(path)))
-    assert str(error.value) == f"TRUNKLINE_SECRET_KEYS_FILE: {path} can't be read"
+    assert str(error.value) == f"{path} can't be read as a file of secret keys"
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "localhost:1"])
