@@ -42,6 +42,7 @@ lint: .venv/development ## Check style, types, import direction and protos
 generate: .venv/development ## Rewrite generated/ from protos/
 	rm -rf generated && mkdir -p generated/siptrunk && touch generated/siptrunk/py.typed
 	$(PROTOC) --python_out=generated --mypy_out=quiet:generated protos/siptrunk/v1/*.proto
+	$(PROTOC) --include_source_info --descriptor_set_out=generated/siptrunk/comments.binpb protos/siptrunk/v1/*.proto
 	$(PROTOC) --grpc_python_out=generated --mypy_grpc_out=quiet:generated protos/siptrunk/v1/*_service.proto
 
 check-generated: generate ## Fail where generated/ is not what protos/ say

@@ -232,6 +232,7 @@ def settings(url: str, **values: Any) -> Settings:
     """Settings of a service on a test database."""
     defaults: dict[str, Any] = {
         "grpc_address": "127.0.0.1:0",
+        "http_address": "",
         "database_url": url,
         "bootstrap_token": TOKEN,
         "secret_keys": KEYS,

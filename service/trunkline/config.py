@@ -42,6 +42,13 @@ class Settings:
     grpc_address: str = _setting(
         "127.0.0.1:50051", "HOST:PORT of the gRPC server; port 0 takes any free one"
     )
+    http_address: str = _setting(
+        "127.0.0.1:8080", "HOST:PORT of the HTTP gateway; port 0 takes any free one; empty: none"
+    )
+    http_cors_origins: str = _setting(
+        "",
+        "origins that browsers may call the gateway from, separated by commas, or *; empty: none",
+    )
     database_url: str = _setting(
         "",
         "PostgreSQL 15 or newer as a libpq URL, several hosts allowed; empty: the embedded one",
@@ -77,6 +84,10 @@ class Settings:
     drain_seconds: int = _setting(20, "how long calls may take to finish after SIGTERM, 0 to 3600")
     log_level: str = _setting("info", f"one of {', '.join(LEVELS)}")
     log_format: str = _setting("json", f"one of {', '.join(FORMATS)}")
+
+    def cors_origins(self) -> list[str]:
+        """The origins that browsers may call from."""
+        return [origin.strip() for origin in self.http_cors_origins.split(",") if origin.strip()]
 
     def codec_names(self) -> list[str]:
         """The codecs as a list."""
@@ -217,15 +228,15 @@ def _faults(s: Settings) -> list[str]:
         if not condition:
             found.append(f"{variable(name)}: {what}")
 
-    host, _, port = s.grpc_address.rpartition(":")
-    address = s.grpc_address.startswith("unix:") or (
-        host and re.fullmatch(r"[0-9]{1,5}", port, re.ASCII) and int(port) <= 65535
-    )
-    want(address, "grpc_address", f"{s.grpc_address!r} is not HOST:PORT")
-    if address and not s.allow_plaintext:
+    for name in ("grpc_address", "http_address"):
+        text = getattr(s, name)
+        if not text and name == "http_address":
+            continue
+        right = _is_address(text) or (name == "grpc_address" and text.startswith("unix:"))
+        want(right, name, f"{text!r} is not HOST:PORT")
         want(
-            is_loopback(s.grpc_address),
-            "grpc_address",
+            not right or s.allow_plaintext or is_loopback(text),
+            name,
             "is not loopback, and the port is plaintext; set TRUNKLINE_ALLOW_PLAINTEXT=1 where a"
             " sidecar or the network does TLS",
         )
@@ -256,6 +267,11 @@ def _faults(s: Settings) -> list[str]:
         not (s.secret_keys and s.secret_keys_file), "secret_keys_file", "and SECRET_KEYS: one only"
     )
     return found
+
+
+def _is_address(text: str) -> bool:
+    host, _, port = text.rpartition(":")
+    return bool(host and re.fullmatch(r"[0-9]{1,5}", port, re.ASCII)) and int(port) <= 65535
 
 
 def is_loopback(address: str) -> bool:

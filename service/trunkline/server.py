@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from trunkline.auth import BOOTSTRAP_ACCOUNT, Verifier
 from trunkline.codecs import Catalogue
 from trunkline.config import Settings, SettingsError
 from trunkline.embedded import Embedded
+from trunkline.gateway import http
 from trunkline.interceptors import Boundary
 from trunkline.readiness import HealthService, Readiness
 from trunkline.rules import Rules
@@ -44,6 +46,7 @@ class Running:
 
     Attributes:
         grpc_address: where it answers, the port as bound.
+        http_address: where the gateway answers; empty without one.
         ready: set once it has answered readiness for the first time.
         failed: done, with an error, if it can't ever become ready.
         bootstrap: whether the bootstrap token acted when it became ready.
@@ -51,6 +54,7 @@ class Running:
 
     def __init__(self, grpc_address: str) -> None:
         self.grpc_address = grpc_address
+        self.http_address = ""
         self.ready = asyncio.Event()
         self.failed: asyncio.Task[None]
         self.bootstrap = False
@@ -90,13 +94,28 @@ async def serving(settings: Settings) -> AsyncIterator[Running]:
         boundary = Boundary(verifier, readiness, _scopes(), ids)
         server = grpc.aio.server(interceptors=[boundary], options=_options())
         _add_services(server, settings, database, ring, ids, readiness)
-        address = _bind(server, settings.grpc_address)  # before PostgreSQL starts: it may be taken
+        # Addresses are bound before PostgreSQL starts: they may be taken.
+        running = Running(_bind(server, settings.grpc_address))
+        private = stack.enter_context(tempfile.TemporaryDirectory(prefix="trunkline-"))
+        http_socket = None
+        if settings.http_address:
+            server.add_insecure_port(f"unix:{private}/grpc")
+            http_socket = stack.enter_context(http.bound(settings.http_address))
+            running.http_address = http.address_of(http_socket)
         if embedded is not None:
             await stack.enter_async_context(embedded.running())
         await stack.enter_async_context(verifier.refreshing())
         await server.start()
-        stack.push_async_callback(_drain, server, readiness, settings.drain_seconds)
-        running = Running(address)
+        stack.push_async_callback(server.stop, settings.drain_seconds)
+        if http_socket is not None:
+            front = http.serving(
+                http_socket,
+                f"unix:{private}/grpc",
+                settings.cors_origins(),
+                settings.drain_seconds,
+            )
+            await stack.enter_async_context(front)
+        stack.callback(_leave, readiness, settings.drain_seconds)
         startup = _Startup(settings, database, identities, ring, readiness, running)
         running.failed = asyncio.create_task(startup.run())
         stack.push_async_callback(_cancel, running.failed)
@@ -255,10 +274,9 @@ def _bind(server: grpc.aio.Server, address: str) -> str:
     return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
 
 
-async def _drain(server: grpc.aio.Server, readiness: Readiness, seconds: int) -> None:
+def _leave(readiness: Readiness, seconds: int) -> None:
     log.info("draining", extra={"seconds_max": seconds})
     readiness.drain()
-    await server.stop(seconds)
 
 
 async def _cancel(task: "asyncio.Task[None]") -> None:

@@ -35,6 +35,8 @@ TRUNKS_PAGE_MAX = 500
 NUMBERS_PAGE_DEFAULT = 100
 NUMBERS_PAGE_MAX = 1000
 PAGE_BYTES_MAX = 1 << 20
+SEVERAL = "-"
+TRUNKS_LISTED_MAX = 500
 _ID = re.compile(r"[!-~]{1,64}", re.ASCII)
 
 
@@ -139,21 +141,25 @@ class SipTrunkService(sip_trunk_service_pb2_grpc.SipTrunkServiceServicer):
     async def ListPhoneNumbers(
         self, request: pb.ListPhoneNumbersRequest, context: Any
     ) -> pb.ListPhoneNumbersResponse:
-        _refuse(_empty("trunk_id", request.trunk_id))
+        _refuse([*_empty("trunk_id", request.trunk_id), *_several(request)])
         if not _ID.fullmatch(request.trunk_id):
             raise _no_trunk()
         account_id, trunk_id = caller().account_id, request.trunk_id
         wanted = pages.size(request.page_size, NUMBERS_PAGE_DEFAULT, NUMBERS_PAGE_MAX)
-        binding = (account_id, "numbers", trunk_id)
-        after = pages.after(request.page_token, binding)
-        found = await self._numbers.list_page(
-            account_id, trunk_id, after[1] if after else "", wanted + 1
-        )
-        if not found and not await self._numbers.trunk_exists(account_id, trunk_id):
-            raise _no_trunk()
+        binding = (account_id, "numbers", trunk_id, *request.trunk_ids)
+        after = pages.after(request.page_token, binding) or ("", "")
+        if trunk_id == SEVERAL:
+            found = await self._numbers.list_page_of_several(
+                account_id, request.trunk_ids, (str(after[0]), after[1]), wanted + 1
+            )
+        else:
+            found = await self._numbers.list_page(account_id, trunk_id, after[1], wanted + 1)
+            if not found and not await self._numbers.trunk_exists(account_id, trunk_id):
+                raise _no_trunk()
         page = pb.ListPhoneNumbersResponse(phone_numbers=found[:wanted])
         if len(found) > wanted:
-            page.next_page_token = pages.token(binding, ("", found[wanted - 1].id))
+            last = found[wanted - 1]
+            page.next_page_token = pages.token(binding, (last.byot_trunk_id, last.id))
         return page
 
     async def UpdatePhoneNumber(
@@ -302,6 +308,20 @@ def _missing(request: "Message", name: str) -> list[Violation]:
 
 def _empty(name: str, value: str) -> list[Violation]:
     return [] if value else [Violation(name, "REQUIRED", "is required")]
+
+
+def _several(request: pb.ListPhoneNumbersRequest) -> list[Violation]:
+    count = len(request.trunk_ids)
+    if request.trunk_id != SEVERAL:
+        what = f'is for trunk_id "{SEVERAL}" only'
+        return [Violation("trunk_ids", "NOT_WITH_ONE_TRUNK", what)] if count else []
+    if count > TRUNKS_LISTED_MAX:
+        what = f"has {count} entries; at most {TRUNKS_LISTED_MAX}"
+        return [Violation("trunk_ids", "TOO_MANY", what)]
+    if not count:
+        return [Violation("trunk_ids", "REQUIRED", "is required")]
+    bad = (i for i, trunk_id in enumerate(request.trunk_ids) if not _ID.fullmatch(trunk_id))
+    return [Violation(f"trunk_ids[{i}]", "INVALID_FORM", "is not an id") for i in bad]
 
 
 def _no_trunk() -> NotFoundError:

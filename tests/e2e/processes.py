@@ -88,6 +88,7 @@ class Server:
     def __init__(self, directory: Path, *arguments: str, **variables: str) -> None:
         defaults = {
             "grpc_address": "127.0.0.1:0",
+            "http_address": "",
             "data_dir": str(directory / "data"),
             "bootstrap_token": TOKEN,
             "log_level": "debug",

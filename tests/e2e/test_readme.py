@@ -38,17 +38,24 @@ def _settled(text: str) -> str:
     return text
 
 
+def _free_address() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
 class _Session:
     """A directory as a clone looks to the commands, and `make run` with its data there."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         (directory / ".venv").symlink_to(ROOT / ".venv")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{probe.getsockname()[1]}"
+        self.address, self.http_address = _free_address(), _free_address()
         ours = {k: v for k, v in os.environ.items() if not k.startswith("TRUNKLINE_")}
-        self.environment = ours | {"TRUNKLINE_GRPC_ADDRESS": self.address}
+        self.environment = ours | {
+            "TRUNKLINE_GRPC_ADDRESS": self.address,
+            "TRUNKLINE_HTTP_ADDRESS": self.http_address,
+        }
         self._process: subprocess.Popen[str] | None = None
 
     def start(self) -> str:
@@ -80,7 +87,7 @@ class _Session:
     def shell(self, script: str) -> str:
         """What a script prints, to both outputs."""
         done = subprocess.run(
-            ["bash", "-c", script],
+            ["bash", "-c", script.replace("127.0.0.1:8080", self.http_address)],
             cwd=self.directory,
             env=self.environment,
             stdout=subprocess.PIPE,
@@ -115,7 +122,8 @@ def _transcript(session: _Session) -> list[tuple[str, str]]:
 
 
 def test_console_sessions_print_what_readme_says(session: _Session) -> None:
-    assert session.start().endswith(f"trunkline ready grpc={session.address}\n")
+    ready = f"trunkline ready grpc={session.address} http={session.http_address}\n"
+    assert session.start().endswith(ready)
     actual = [(command, _settled(output)) for command, output in _transcript(session)]
     assert actual == [(command, _settled(output)) for command, output in _steps()]
 

@@ -276,22 +276,31 @@ class ListPhoneNumbersRequest(_message.Message):
     TRUNK_ID_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    TRUNK_IDS_FIELD_NUMBER: _builtins.int
     trunk_id: _builtins.str
-    """The trunk's id. Never empty."""
+    """The trunk's id, or `-` for several trunks (AIP-159). Never empty."""
     page_size: _builtins.int
     """The most numbers to return, up to 1000; more is taken as 1000. 0 means 100."""
     page_token: _builtins.str
     """The `next_page_token` of the page before. Empty means the first page."""
+    @_builtins.property
+    def trunk_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """With `trunk_id` `-`: the trunks whose numbers are listed, at most 500, in the
+        order of the trunks' ids. Those that the account does not have are passed
+        over. Empty otherwise.
+        """
+
     def __init__(
         self,
         *,
         trunk_id: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        trunk_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "trunk_id", b"trunk_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "trunk_id", b"trunk_id", "trunk_ids", b"trunk_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

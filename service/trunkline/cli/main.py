@@ -79,6 +79,10 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="make a token in the data directory and print a first call",
     )
+    one = _command(commands, "gateway", "run the HTTP gateway alone", serve.run_gateway)
+    one.add_argument(
+        "--upstream", required=True, metavar="HOST:PORT", help="the gRPC service that it is of"
+    )
     one = _command(commands, "migrate", "bring the database's schema up to date", admin.migrate)
     _accounts(commands)
     _tokens(commands)

@@ -7,13 +7,14 @@ import secrets
 import shlex
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import uvloop
 
 from trunkline import config, logs
-from trunkline.config import Settings
+from trunkline.config import Settings, SettingsError
+from trunkline.gateway import http
 from trunkline.server import Running, serving
 
 TOKEN_FILE = "token"  # noqa: S105 - a file's name
@@ -23,11 +24,24 @@ _FIRST_TRUNK = (
     '"sip.example.com"}]}}'
 )
 
+_FIRST_TRUNK_HTTP = (
+    '{"name":"Acme Pune","provider":"plivo","auth_type":"userpass","auth_username":"acme",'
+    '"auth_password":"change-me","gateways":[{"gateway_address":"sip.example.com"}]}'
+)
+
 
 def run(settings: Settings, parsed: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT, then drain; a second signal ends the process at once."""
     logs.configure(settings.log_level, settings.log_format)
     return uvloop.run(_serve(settings, hints=parsed.try_it))
+
+
+def run_gateway(settings: Settings, parsed: argparse.Namespace) -> int:
+    """Run the HTTP gateway of a gRPC service elsewhere until SIGTERM or SIGINT."""
+    logs.configure(settings.log_level, settings.log_format)
+    if not settings.http_address:
+        raise SettingsError("TRUNKLINE_HTTP_ADDRESS: is needed")
+    return uvloop.run(_gateway(settings, parsed.upstream))
 
 
 def try_flags(
@@ -45,9 +59,18 @@ def try_flags(
     return {"bootstrap_token": path.read_text("utf-8").strip()}
 
 
-async def _serve(settings: Settings, *, hints: bool) -> int:
+async def _gateway(settings: Settings, target: str) -> int:
+    stop = _stop_on_signals()
+    with http.bound(settings.http_address) as listener:
+        async with http.serving(listener, target, settings.cors_origins(), settings.drain_seconds):
+            print(f"trunkline ready http={http.address_of(listener)}", flush=True)
+            await stop.wait()
+    return 0
+
+
+def _stop_on_signals() -> asyncio.Event:
+    """Set by the first SIGTERM or SIGINT; the second one ends the process at once."""
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
 
     def on_signal() -> None:
         if stop.is_set():
@@ -55,7 +78,12 @@ async def _serve(settings: Settings, *, hints: bool) -> int:
         stop.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
+        asyncio.get_running_loop().add_signal_handler(number, on_signal)
+    return stop
+
+
+async def _serve(settings: Settings, *, hints: bool) -> int:
+    stop = _stop_on_signals()
     async with serving(settings) as running:
         stopping = asyncio.create_task(stop.wait())
         ready = asyncio.create_task(running.ready.wait())
@@ -75,19 +103,31 @@ async def _serve(settings: Settings, *, hints: bool) -> int:
 
 
 def _announce(settings: Settings, running: Running, *, hints: bool) -> None:
-    address = running.grpc_address
     if hints:
-        token = shlex.quote(str(Path(settings.data_dir) / TOKEN_FILE))
-        if not running.bootstrap:
-            token = "FILE-WITH-A-TOKEN"  # noqa: S105 - the one in the data directory is over
-        trunkline = shlex.quote(os.path.relpath(Path(sys.argv[0])))
-        print(
-            "\nA first trunk, with grpcurl:\n\n"
-            f'  grpcurl -plaintext -H "authorization: Bearer $(cat {token})" \\\n'
-            f"    -d '{_FIRST_TRUNK}' \\\n"
-            f"    {address} siptrunk.v1.SipTrunkService/CreateSipTrunk\n\n"
-            "or with nothing but this installation:\n\n"
-            f"  {trunkline} call --token-file {token} --grpc-address {address} CreateSipTrunk \\\n"
-            f"    '{_FIRST_TRUNK}'\n"
+        print("\n" + "\n\n".join(_hints(settings, running)) + "\n")
+    front = f" http={running.http_address}" if running.http_address else ""
+    print(f"trunkline ready grpc={running.grpc_address}{front}", flush=True)
+
+
+def _hints(settings: Settings, running: Running) -> Iterator[str]:
+    """First calls, as they can be pasted into a shell in this directory."""
+    token = shlex.quote(str(Path(settings.data_dir) / TOKEN_FILE))
+    if not running.bootstrap:
+        token = "FILE-WITH-A-TOKEN"  # noqa: S105 - the one in the data directory is over
+    bearer = f'-H "authorization: Bearer $(cat {token})"'
+    yield "A first trunk, with grpcurl:"
+    yield (
+        f"  grpcurl -plaintext {bearer} \\\n    -d '{_FIRST_TRUNK}' \\\n"
+        f"    {running.grpc_address} siptrunk.v1.SipTrunkService/CreateSipTrunk"
+    )
+    if running.http_address:
+        yield "or with curl:"
+        yield (
+            f'  curl {bearer} -H "content-type: application/json" \\\n'
+            f"    http://{running.http_address}/sip-trunks/trunks \\\n    -d '{_FIRST_TRUNK_HTTP}'"
         )
-    print(f"trunkline ready grpc={address}", flush=True)
+    yield "or with nothing but this installation:"
+    yield (
+        f"  {shlex.quote(os.path.relpath(Path(sys.argv[0])))} call --token-file {token}"
+        f" --grpc-address {running.grpc_address} CreateSipTrunk \\\n    '{_FIRST_TRUNK}'"
+    )

@@ -1,5 +1,6 @@
 """The statements on phone numbers. Each locks the trunk first, so that count and etag stay true."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from siptrunk.v1 import phone_number_pb2
@@ -39,6 +40,11 @@ SELECT {_SELECT} FROM phone_numbers AS n WHERE account_id = $1 AND trunk_id = $2
 _LIST = f"""
 SELECT {_SELECT} FROM phone_numbers AS n
  WHERE account_id = $1 AND trunk_id = $2 AND id > $3 ORDER BY account_id, trunk_id, id LIMIT $4"""
+
+_LIST_OF_SEVERAL = f"""
+SELECT {_SELECT} FROM phone_numbers AS n
+ WHERE account_id = $1 AND trunk_id = ANY($2::text[]) AND (trunk_id, id) > ($3, $4)
+ ORDER BY trunk_id, id LIMIT $5"""
 
 _UPDATE = f"""
 WITH {_TRUNK}, stored AS MATERIALIZED (
@@ -110,6 +116,15 @@ class PhoneNumberStore:
     ) -> list[phone_number_pb2.PhoneNumber]:
         """The numbers after an id, in the order in which they were added."""
         found = await self._database.rows(_LIST, account_id, trunk_id, after, most)
+        return [rows.number(row) for row in found]
+
+    async def list_page_of_several(
+        self, account_id: str, trunk_ids: Sequence[str], after: tuple[str, str], most: int
+    ) -> list[phone_number_pb2.PhoneNumber]:
+        """The numbers of several trunks after a trunk's and a number's id, in that order."""
+        found = await self._database.rows(
+            _LIST_OF_SEVERAL, account_id, trunk_ids, after[0], after[1], most
+        )
         return [rows.number(row) for row in found]
 
     async def trunk_exists(self, account_id: str, trunk_id: str) -> bool:

@@ -1,0 +1,311 @@
+"""The ASGI application: routes, limits, ids, and one answer for every fault."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import math
+import re
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import grpc
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from trunkline.gateway import docs, handlers, problems, routes, upstream
+from trunkline.logs import frames
+from trunkline.ulids import Ulids
+
+log = logging.getLogger("trunkline.http")
+
+BODY_BYTES_MAX = 1 << 20
+HEADERS_MAX = 100
+HEADER_BYTES_MAX = 32 << 10
+SECONDS_DEFAULT = 30.0
+SECONDS_MAX = 300.0
+GZIP_BYTES_MIN = 1000
+TIMEOUT_HEADER = "x-request-timeout"
+_REQUEST_ID = re.compile(r"[!-~]{1,128}", re.ASCII)
+_QUIET = {"/healthz", "/readyz"}
+_EXPOSED = ["ETag", "Link", "Retry-After", "X-Request-Id"]
+
+
+def application(stub: Any, ready: Callable[[], Awaitable[bool]], origins: Sequence[str]) -> ASGIApp:
+    """Make the application.
+
+    Args:
+        stub: of the gRPC service.
+        ready: whether that service is ready.
+        origins: that browsers may call from (CORS); none for no CORS.
+    """
+    table: dict[str, dict[str, tuple[str, handlers.Handler]]] = {}
+    for binding in routes.bindings():
+        table.setdefault(binding.route, {})[binding.verb] = (
+            binding.method,
+            handlers.HANDLERS[binding.method],
+        )
+    found = [
+        Route(path, _endpoint(stub, verbs), methods=[*verbs, "OPTIONS"])
+        for path, verbs in table.items()
+    ]
+    found += [Route("/healthz", _healthz), Route("/readyz", _readyz(ready)), *docs.ROUTES]
+    middleware = [Middleware(GZipMiddleware, minimum_size=GZIP_BYTES_MIN)]
+    if origins:
+        cors = Middleware(
+            CORSMiddleware,
+            allow_origins=list(origins),
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=_EXPOSED,
+        )
+        middleware.insert(0, cors)
+    app = Starlette(
+        routes=found,
+        middleware=middleware,
+        exception_handlers={
+            HTTPException: _http_fault,
+            problems.ProblemError: _problem,
+            Exception: _failed,
+        },
+    )
+    app.router.redirect_slashes = False
+    return _Edge(app)
+
+
+def _endpoint(
+    stub: Any, verbs: dict[str, tuple[str, handlers.Handler]]
+) -> Callable[[Request], Awaitable[Response]]:
+    allowed = ", ".join(sorted({*verbs, "OPTIONS"} | ({"HEAD"} if "GET" in verbs else set())))
+
+    async def endpoint(request: Request) -> Response:
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers={"Allow": allowed})
+        verb = "GET" if request.method == "HEAD" else request.method
+        _, handler = verbs[verb]
+        seconds = _seconds(request)
+        client = upstream.Upstream(stub, _carried(request), seconds)
+        try:
+            try:
+                _refuse_idempotency_key(request, verb)
+                body = await _bounded_body(request)
+                request._body = body  # noqa: SLF001 - Starlette's own cache of the body
+                return await _unless_gone(request, handler(request, client), seconds)
+            except problems.ProblemError:
+                await client.admit(reads=verb == "GET")
+                raise
+        except grpc.aio.AioRpcError as error:
+            raise problems.problem(error) from None
+
+    return endpoint
+
+
+def _refuse_idempotency_key(request: Request, verb: str) -> None:
+    if verb != "GET" and "idempotency-key" in request.headers:
+        what = "Idempotency-Key is not supported: an etag makes a retry safe"
+        raise problems.ProblemError(501, "IDEMPOTENCY_KEY", what)
+
+
+async def _unless_gone(request: Request, work: Any, seconds: float) -> Response:
+    """The handler's answer; a caller who goes away, or the deadline, cancels its calls."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_gone(request))
+    try:
+        done, _ = await asyncio.wait(
+            (task, gone), timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+        )
+        if task in done:
+            return await task  # type: ignore[no-any-return]
+        if gone in done:
+            raise ClientDisconnect
+        raise problems.ProblemError(504, "DEADLINE_EXCEEDED", "the request's time is up")
+    finally:
+        for one in (task, gone):
+            if not one.done():
+                one.cancel()
+                with contextlib.suppress(asyncio.CancelledError, Exception):
+                    await one
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _bounded_body(request: Request) -> bytes:
+    too_large = problems.ProblemError(
+        413, "BODY_TOO_LARGE", f"the body is larger than {BODY_BYTES_MAX} bytes"
+    )
+    declared = request.headers.get("content-length", "0")
+    if declared.isdigit() and int(declared[:12]) > BODY_BYTES_MAX:
+        raise too_large
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > BODY_BYTES_MAX:
+            raise too_large
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _seconds(request: Request) -> float:
+    text = request.headers.get(TIMEOUT_HEADER)
+    if text is None:
+        return SECONDS_DEFAULT
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds <= SECONDS_MAX:
+        what = f"X-Request-Timeout is not a number of seconds up to {SECONDS_MAX:.0f}"
+        raise problems.ProblemError(400, "BAD_HEADER", what)
+    return seconds
+
+
+def _carried(request: Request) -> list[tuple[str, str]]:
+    sent = [
+        (name, request.headers.get(name)) for name in upstream.CARRIED if name != "x-request-id"
+    ]
+    found = [("x-request-id", request.state.request_id)]
+    for name, value in sent:
+        if value is None:
+            continue
+        if not value.isascii() or not value.isprintable():
+            raise problems.ProblemError(
+                400, "BAD_HEADER", f"{name} has characters that are not ASCII"
+            )
+        found.append((name, value))
+    return found
+
+
+async def _healthz(_: Request) -> Response:
+    return Response('{"status":"alive"}', media_type="application/json")
+
+
+def _readyz(ready: Callable[[], Awaitable[bool]]) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(_: Request) -> Response:
+        if await ready():
+            return Response('{"status":"ready"}', media_type="application/json")
+        raise problems.ProblemError(503, "NOT_READY", "the service is not ready", headers=_RETRY)
+
+    return endpoint
+
+
+_RETRY = {"Retry-After": "1"}
+
+
+async def _problem(_: Request, error: Exception) -> Response:
+    assert isinstance(error, problems.ProblemError)
+    return Response(
+        json.dumps(error.body, ensure_ascii=False).encode(),
+        error.status,
+        error.headers,
+        "application/json",
+    )
+
+
+async def _http_fault(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    known = {
+        404: ("ROUTE_NOT_FOUND", "there is nothing at this path"),
+        405: ("METHOD_NOT_ALLOWED", "the path does not take this method"),
+    }
+    reason, message = known.get(error.status_code, ("HTTP_ERROR", "the request can't be answered"))
+    fault = problems.ProblemError(
+        error.status_code, reason, message, headers=dict(error.headers or {})
+    )
+    return await _problem(request, fault)
+
+
+async def _failed(request: Request, _: Exception) -> Response:
+    what = f"the service failed; its log has the request id {request.state.request_id}"
+    return await _problem(request, problems.ProblemError(500, "INTERNAL", what))
+
+
+def _header_fault(headers: Sequence[tuple[bytes, bytes]]) -> problems.ProblemError | None:
+    if len(headers) > HEADERS_MAX:
+        return problems.ProblemError(431, "TOO_MANY_HEADERS", "too many header fields")
+    # The parser's own limit does not see a header that has come in one piece.
+    if sum(len(name) + len(value) for name, value in headers) > HEADER_BYTES_MAX:
+        return problems.ProblemError(431, "HEADER_TOO_LARGE", "the header fields are too large")
+    return None
+
+
+class _Edge:
+    """What is outermost: ids, header limits, trailing slashes, unknown errors, the log line."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._ids = Ulids()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        started, status = time.perf_counter(), 499
+        request_id = self._request_id(scope)
+        scope.setdefault("state", {})["request_id"] = request_id
+        path = scope["path"]
+        if len(path) > 1:
+            scope["path"] = path.rstrip("/") or "/"
+
+        async def tagged(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [
+                    *message["headers"],
+                    (b"x-request-id", request_id.encode()),
+                ]
+            await send(message)
+
+        try:
+            fault = _header_fault(scope["headers"])
+            if fault:
+                await (await _problem(Request(scope), fault))(scope, receive, tagged)
+            else:
+                await self._app(scope, receive, tagged)
+        except ClientDisconnect:
+            pass
+        except Exception as error:
+            log.error(
+                "failed",
+                extra={
+                    "request_id": request_id,
+                    "error_class": type(error).__name__,
+                    "frames": frames(error),
+                },
+            )
+            if status != 500:
+                raise  # the answer has begun: cutting the connection is all that can be said
+        finally:
+            self._log(scope, path, status, started, request_id)
+
+    def _log(self, scope: Scope, path: str, status: int, started: float, request_id: str) -> None:
+        log.log(
+            logging.DEBUG if path in _QUIET else logging.INFO,
+            "request",
+            extra={
+                "method": scope["method"],
+                "path": ascii(path[:200])[1:-1],
+                "status": status,
+                "ms": round((time.perf_counter() - started) * 1000, 2),
+                "request_id": request_id,
+                "peer": ":".join(str(part) for part in scope.get("client") or ()),
+            },
+        )
+
+    def _request_id(self, scope: Scope) -> str:
+        for name, value in scope["headers"]:
+            if name == b"x-request-id":
+                text = value.decode("latin-1")
+                if _REQUEST_ID.fullmatch(text):
+                    return str(text)
+        return self._ids.new()

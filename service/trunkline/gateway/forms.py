@@ -1,0 +1,281 @@
+"""JSON bodies as messages and back, by descriptor: a new field needs no code here. Pure."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC
+from functools import cache
+from typing import Any
+
+from google.api import field_behavior_pb2
+from google.protobuf.message import Message
+
+from siptrunk.v1 import http_form_pb2, phone_number_pb2, sip_trunk_pb2
+from trunkline.errors import Violation, quoted
+from trunkline.fields import Field, table
+
+SipTrunk = sip_trunk_pb2.SipTrunk
+Gateway = sip_trunk_pb2.Gateway
+PhoneNumber = phone_number_pb2.PhoneNumber
+
+NUMBERS_SHOWN_MAX = 1000
+PORT, PORT_TLS = 5060, 5061
+_INT32 = range(-(1 << 31), 1 << 31)
+_RANK = {bool: "a boolean", int: "a whole number", str: "a string", list: "an array"}
+# Keys of the HTTP form that no field stands behind.
+TRUNK_KEYS = ("user_id", "phone_numbers", "phone_numbers_truncated")
+GATEWAY_KEYS = ("port_explicit",)
+NUMBER_KEYS = ("is_active", "deleted", "agent_id")
+
+
+class BodyError(ValueError):
+    """A body that is not one JSON object; the message says where."""
+
+
+@dataclass(slots=True)
+class Read:
+    """What a body says of a resource.
+
+    `named` has the fields that a mask names; `extra` the keys that are no fields; `violations`
+    what is not of the right type, with its path.
+    """
+
+    message: Message
+    named: list[str] = field(default_factory=list)
+    extra: dict[str, Any] = field(default_factory=dict)
+    violations: list[Violation] = field(default_factory=list)
+    explicit: list[bool | None] = field(default_factory=list)
+
+
+def parsed(body: bytes) -> dict[str, Any]:
+    """The JSON object of a body (RFC 8259, in UTF-8).
+
+    Raises:
+        BodyError: it is none, or an object in it has a key twice.
+    """
+    try:
+        value = json.loads(
+            body.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant
+        )
+    except UnicodeDecodeError:
+        raise BodyError("the body is not text in UTF-8") from None
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise BodyError(f"the body is not JSON: {error.msg.lower()} at {where}") from None
+    except RecursionError:
+        raise BodyError("the body is nested too deeply") from None
+    except BodyError:
+        raise
+    except ValueError:
+        raise BodyError("the body has a number with too many digits") from None
+    if not isinstance(value, dict):
+        raise BodyError("the body is not a JSON object")
+    return value
+
+
+def read(body: Mapping[str, Any], kind: type[Message], extra: Iterable[str] = ()) -> Read:
+    """A resource as a body has it. Output-only keys are passed over, null names a field alone.
+
+    Args:
+        body: the object.
+        kind: the message class.
+        extra: keys that are no fields and are handed on as they are.
+    """
+    found = Read(kind())
+    fields = table(kind.DESCRIPTOR)
+    extras = set(extra)
+    for key, value in body.items():
+        if key in extras:
+            found.extra[key] = value
+        elif key not in fields:
+            _refuse(found, quoted(key).strip('"'), "UNKNOWN_FIELD", "is not a field that there is")
+        elif _output_only(fields[key]):
+            continue
+        else:
+            _read_field(found, fields[key], value)
+    return found
+
+
+def shown_trunk(
+    trunk: sip_trunk_pb2.SipTrunk, numbers: Sequence[phone_number_pb2.PhoneNumber], *, cut: bool
+) -> dict[str, Any]:
+    """A trunk as the HTTP form shows it, with the numbers given."""
+    body = shown(trunk)
+    if trunk.auth_type != SipTrunk.USERPASS:
+        del body["auth_username"]
+    for gateway in body["gateways"]:
+        gateway["port_explicit"] = gateway["port"] is not None
+        if gateway["port"] is None:
+            gateway["port"] = effective_port(trunk)
+    body["user_id"] = trunk.account_id
+    body["phone_numbers"] = [shown_number(n) for n in numbers]
+    body["phone_numbers_truncated"] = cut
+    return body
+
+
+def shown_number(number: phone_number_pb2.PhoneNumber) -> dict[str, Any]:
+    """A phone number as the HTTP form shows it."""
+    return shown(number) | {"is_active": True, "agent_id": None, "deleted": False}
+
+
+def shown(message: Message) -> dict[str, Any]:
+    """Every field of a message but the secret and the input-only ones, absent ones as null."""
+    return {f.name: _shown(message, f) for f in table(message.DESCRIPTOR).values() if visible(f)}
+
+
+def effective_port(trunk: sip_trunk_pb2.SipTrunk) -> int:
+    """The port of a gateway that has none, where there are no SRV records (RFC 3263)."""
+    return PORT_TLS if trunk.transport == SipTrunk.TLS else PORT
+
+
+@cache
+def visible(f: Field) -> bool:
+    """Whether a field is in replies."""
+    extensions: Any = f.descriptor.GetOptions().Extensions
+    return field_behavior_pb2.INPUT_ONLY not in extensions[field_behavior_pb2.field_behavior]
+
+
+@cache
+def spellings(f: Field) -> dict[str, int]:
+    """The values of an enum field by their HTTP spelling."""
+    enum = f.descriptor.enum_type
+    assert enum is not None
+    return {
+        v.GetOptions().Extensions[http_form_pb2.http_spelling]: v.number
+        for v in enum.values
+        if v.number
+    }
+
+
+def _shown(message: Message, f: Field) -> Any:
+    value = getattr(message, f.name)
+    if f.repeated:
+        return [shown(item) for item in value] if f.kind == "message" else list(value)
+    if f.descriptor.has_presence and not message.HasField(f.name):
+        return None
+    if f.kind == "message":
+        return value.ToDatetime(UTC).isoformat().replace("+00:00", "Z")
+    if f.kind == "enum":
+        return next(s for s, number in spellings(f).items() if number == value)
+    return value
+
+
+@cache
+def _output_only(f: Field) -> bool:
+    extensions: Any = f.descriptor.GetOptions().Extensions
+    return field_behavior_pb2.OUTPUT_ONLY in extensions[field_behavior_pb2.field_behavior]
+
+
+def _read_field(found: Read, f: Field, value: Any) -> None:
+    found.named.append(f.name)
+    if value is None:
+        if f.repeated:
+            _refuse(found, f.name, "NOT_CLEARABLE", "can't be null; an empty list is []")
+        return
+    if not f.repeated:
+        _set(found, found.message, f, f.name, value)
+        return
+    if not isinstance(value, list):
+        _refuse(found, f.name, "WRONG_TYPE", f"must be an array, not {_named(value)}")
+        return
+    for position, item in enumerate(value):
+        _read_item(found, f, f"{f.name}[{position}]", item)
+
+
+def _read_item(found: Read, f: Field, path: str, item: Any) -> None:
+    target = getattr(found.message, f.name).add()
+    if not isinstance(item, dict):
+        _refuse(found, path, "WRONG_TYPE", f"must be an object, not {_named(item)}")
+        if isinstance(target, Gateway):
+            found.explicit.append(None)
+        return
+    fields = table(target.DESCRIPTOR)
+    for key, value in item.items():
+        if key in GATEWAY_KEYS and isinstance(target, Gateway):
+            if value is not None and not isinstance(value, bool):
+                what = f"must be true or false, not {_named(value)}"
+                _refuse(found, f"{path}.{key}", "WRONG_TYPE", what)
+            continue
+        if key not in fields:
+            shown_key = quoted(key).strip('"')
+            _refuse(found, f"{path}.{shown_key}", "UNKNOWN_FIELD", "is not a field that there is")
+        elif not _output_only(fields[key]) and value is not None:
+            _set(found, target, fields[key], f"{path}.{key}", value)
+    if isinstance(target, Gateway):
+        found.explicit.append(item.get("port_explicit"))
+
+
+def _set(found: Read, target: Message, f: Field, path: str, value: Any) -> None:
+    fault = _SETTERS[f.kind](target, f, value)
+    if fault:
+        _refuse(found, path, "WRONG_TYPE" if "must be" in fault else "UNKNOWN_VALUE", fault)
+
+
+def _set_bool(target: Message, f: Field, value: Any) -> str:
+    if not isinstance(value, bool):
+        return f"must be true or false, not {_named(value)}"
+    setattr(target, f.name, value)
+    return ""
+
+
+def _set_integer(target: Message, f: Field, value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, int):
+        return f"must be a whole number, not {_named(value)}"
+    # Beyond 32 bits there is nothing to hand on; the service names the bounds of what is within.
+    clamped = min(max(value, _INT32.start), _INT32.stop - 1)
+    setattr(target, f.name, clamped)
+    return ""
+
+
+def _set_string(target: Message, f: Field, value: Any) -> str:
+    if not isinstance(value, str):
+        return f"must be a string, not {_named(value)}"
+    try:
+        setattr(target, f.name, value)
+    except (UnicodeEncodeError, ValueError):
+        return "must be text that UTF-8 can carry: it has a lone surrogate"
+    return ""
+
+
+def _set_enum(target: Message, f: Field, value: Any) -> str:
+    if not isinstance(value, str):
+        return f"must be a string, not {_named(value)}"
+    known = spellings(f)
+    if value not in known:
+        setattr(target, f.name, 0)  # which the service refuses, with whatever else is wrong
+        return f"{quoted(value)} is none of {', '.join(known)}"
+    setattr(target, f.name, known[value])
+    return ""
+
+
+_SETTERS: dict[str, Callable[[Message, Field, Any], str]] = {
+    "bool": _set_bool,
+    "int32": _set_integer,
+    "string": _set_string,
+    "enum": _set_enum,
+}
+
+
+def _named(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, float):
+        return "a number with a fraction"
+    return _RANK.get(type(value), "an object")
+
+
+def _refuse(found: Read, path: str, reason: str, description: str) -> None:
+    found.violations.append(Violation(path, reason, description))
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise BodyError(f"the body has the key {quoted(twice)} twice in one object")
+    return found
+
+
+def _no_constant(name: str) -> Any:
+    raise BodyError(f"the body has {name}, which is not JSON")

@@ -1,0 +1,72 @@
+"""Stands between a gateway and a service, hands every call on, and tells what it carried."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+
+from tests.http.clients import client
+from trunkline.gateway import http as gateway
+
+
+@dataclass(frozen=True)
+class Carried:
+    """One call: its method, its metadata, and how many seconds it had."""
+
+    method: str
+    metadata: dict[str, Any]
+    seconds: float | None
+
+
+@dataclass
+class Relay:
+    """The relay's address, and the calls that went over it."""
+
+    address: str = ""
+    calls: list[Carried] = field(default_factory=list)
+
+
+class _Handler(grpc.GenericRpcHandler):
+    def __init__(self, channel: grpc.aio.Channel, relay: Relay) -> None:
+        self._channel = channel
+        self._relay = relay
+
+    def service(self, handler_call_details: Any) -> Any:
+        method = handler_call_details.method
+        call: Any = self._channel.unary_unary(method)
+
+        async def hand_on(request: bytes, context: Any) -> bytes:
+            metadata = tuple(context.invocation_metadata())
+            carried = Carried(method.rpartition("/")[2], dict(metadata), context.time_remaining())
+            self._relay.calls.append(carried)
+            kept = [(k, v) for k, v in metadata if not k.startswith(("user-agent", "grpc-"))]
+            try:
+                answer: bytes = await call(request, metadata=kept)
+            except grpc.aio.AioRpcError as error:
+                trailers = tuple(error.trailing_metadata() or ())
+                await context.abort(error.code(), error.details() or "", trailers)
+                raise
+            return answer
+
+        return grpc.unary_unary_rpc_method_handler(hand_on)
+
+
+@asynccontextmanager
+async def relayed(target: str) -> AsyncIterator[tuple[Relay, Any]]:
+    """A relay to a service, and a client of a gateway whose calls go over it."""
+    relay = Relay()
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    async with grpc.aio.insecure_channel(target, options=options) as channel:
+        server = grpc.aio.server(handlers=(_Handler(channel, relay),))
+        relay.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        await server.start()
+        try:
+            with gateway.bound("127.0.0.1:0") as listener:
+                front = gateway.serving(listener, relay.address, [], 1)
+                async with front, client(gateway.address_of(listener)) as made:
+                    yield relay, made
+        finally:
+            await asyncio.shield(server.stop(None))
