@@ -6,7 +6,7 @@ PROTOC := $(BIN)/python -m grpc_tools.protoc -Iprotos --plugin=protoc-gen-mypy=$
 DATA_DIR ?= data
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint generate check-generated freeze-api bench clean
+.PHONY: help install run test lint generate check-generated freeze-api clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
