@@ -16,7 +16,7 @@ _ERRORS = {
     "403": "The token lacks the scope.",
     "404": "The account has no such trunk or number.",
     "409": "The name or number is taken, or the etag in the body is stale.",
-    "412": "The trunk has none of the etags in If-Match.",
+    "412": "The trunk has none of the etags in If-Match. A number has no etag.",
     "413": "The body is too large.",
     "415": "The body is not application/json.",
     "422": "SDES without TLS.",
@@ -75,8 +75,8 @@ def _operation(binding: Binding) -> dict[str, Any]:
     has_body = bool(binding.body)
     on_one = "{" in binding.path
     codes = {*_ALWAYS, *(_BODY_ERRORS if has_body else ()), *(("404",) if on_one else ())}
-    if on_one and resource == "SipTrunk" and binding.verb in ("PATCH", "DELETE"):
-        codes |= {"409", "412"}
+    if binding.verb in ("PATCH", "DELETE"):
+        codes |= {"409", "412"} if resource == "SipTrunk" else {"412"}
     if binding.verb != "GET":
         codes.add("501")
     found: dict[str, Any] = {

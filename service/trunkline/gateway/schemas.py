@@ -50,15 +50,16 @@ def components() -> dict[str, Schema]:
         "port_explicit": {
             "type": "boolean",
             "description": "Whether `port` was given, or is what applies without SRV records."
-            " Sent as false, it keeps the port absent.",
+            " Sent as false beside the port that applies, it keeps the port absent.",
         }
     }
+    gateway_sent = {n: {**s, "type": [s["type"], "null"]} for n, s in gateway_extra.items()}
     return {
         "Trunk": _reply(SipTrunk.DESCRIPTOR, _trunk_extra(), optional={"auth_username"}),
         "TrunkCreate": _request(SipTrunk.DESCRIPTOR, _CREATE, _create_extra()) | _create_rules(),
         "TrunkUpdate": _request(SipTrunk.DESCRIPTOR, _UPDATE, _echoed(_trunk_extra())),
         "Gateway": _reply(Gateway.DESCRIPTOR, gateway_extra),
-        "GatewaySent": _request(Gateway.DESCRIPTOR, _ITEM, gateway_extra),
+        "GatewaySent": _request(Gateway.DESCRIPTOR, _ITEM, gateway_sent),
         "IpIdentifier": _reply(IpIdentifier.DESCRIPTOR, {}),
         "IpIdentifierSent": _request(IpIdentifier.DESCRIPTOR, _ITEM, {}),
         "Number": _reply(PhoneNumber.DESCRIPTOR, _number_extra()),
