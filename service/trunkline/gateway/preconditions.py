@@ -72,6 +72,8 @@ def _sent(headers: Headers, name: str) -> str | None:
 
 def _tags(text: str, header: str) -> list[str]:
     found = _TAG.findall(text) if _TAGS.fullmatch(text) else []
-    if not 0 < len(found) <= ETAGS_MAX:
+    if len(found) > ETAGS_MAX:
+        raise problems.ProblemError(400, "BAD_HEADER", f"{header} has more than {ETAGS_MAX} etags")
+    if not found:
         raise problems.ProblemError(400, "BAD_HEADER", f"{header} is not a list of etags")
     return found
