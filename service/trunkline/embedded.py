@@ -12,6 +12,7 @@ import importlib.util
 import logging
 import os
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -139,10 +140,12 @@ class Embedded:
         found, ours = version.read_text().strip(), await self._major()
         if found != ours:
             raise EmbeddedError(
-                f"{self._cluster} was made by PostgreSQL {found}, this one is {ours}. Move it with"
-                f" PostgreSQL {found}'s programs: pg_dump -h {self._sockets} -U {USER} {DATABASE} >"
-                " trunkline.sql while it runs, then start with a new data directory that has a"
-                " copy of secret-keys, stop, and load the file into it with psql"
+                f"{self._cluster} was made by PostgreSQL {found}, this one is {ours}. To move it,"
+                f" serve it once more with TRUNKLINE_POSTGRES_BIN naming PostgreSQL {found}'s"
+                f" programs, and meanwhile: pg_dump --clean --if-exists -h {self._sockets}"
+                f" -U {USER} {DATABASE} > trunkline.sql. Then serve a new data directory that has"
+                " a copy of secret-keys, and meanwhile: psql -1 -v ON_ERROR_STOP=1 -h /NEW/run"
+                f" -U {USER} -f trunkline.sql {DATABASE}"
             )
 
     async def _initialise(self) -> None:
@@ -255,8 +258,12 @@ class Embedded:
         return text
 
     def _make_dir(self, path: Path) -> None:
-        path.mkdir(mode=0o700, exist_ok=True)
-        if path.stat().st_uid not in (os.geteuid(), unrooted.NOBODY):
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+        found = path.lstat()  # not through a link that somebody else has put there
+        if not stat.S_ISDIR(found.st_mode) or stat.S_IMODE(found.st_mode) & 0o077:
+            raise EmbeddedError(f"{path} is not a directory that only its owner may enter")
+        if found.st_uid not in (os.geteuid(), unrooted.NOBODY):
             raise EmbeddedError(f"{path} belongs to another user")
         if self._nobody:
             os.chown(path, unrooted.NOBODY, unrooted.NOBODY)

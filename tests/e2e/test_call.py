@@ -72,6 +72,8 @@ async def test_a_trunk_is_printed_with_the_names_of_the_proto(shell: Shell, trun
         {"updateMask": "qualify_frequency"},
         {"update_mask": "qualify_frequency"},
         {"update_mask": "qualify_frequency,qualifyFrequency"},
+        {"update_mask": {"paths": ["qualify_frequency"]}},
+        {"updateMask": {"paths": ["qualifyFrequency"]}},
     ],
     ids=str,
 )

@@ -205,7 +205,13 @@ async def test_a_data_directory_of_another_postgresql_is_refused(tmp_path: Path)
     (copy / "pg" / "PG_VERSION").write_text("17\n")
     done = await not_started(Server(tmp_path, data_dir=str(copy)))
     assert done.code == 1
-    for part in (str(copy / "pg"), "PostgreSQL 17", "18", "pg_dump -h", "secret-keys"):
+    for part in (
+        str(copy / "pg"),
+        "PostgreSQL 17",
+        "18",
+        "pg_dump --clean --if-exists -h",
+        "secret-keys",
+    ):
         assert part in done.err
     assert postgres_pids(copy) == []
 

@@ -61,10 +61,13 @@ def run(settings: Settings, parsed: argparse.Namespace) -> int:
 
 
 def _camel_masks(value: dict[str, Any]) -> dict[str, Any]:
-    """Spell the paths of update masks as protobuf's JSON wants them: camelCase."""
+    """Spell update masks as protobuf's JSON wants them: one string, camelCase."""
     for key in ("update_mask", "updateMask"):
-        if isinstance(value.get(key), str):
-            value[key] = re.sub(r"_([a-z])", lambda m: m[1].upper(), value[key])
+        mask = value.get(key)
+        if isinstance(mask, dict) and mask.keys() == {"paths"} and isinstance(mask["paths"], list):
+            mask = ",".join(str(path) for path in mask["paths"])  # as grpcurl has it
+        if isinstance(mask, str):
+            value[key] = re.sub(r"_([a-z])", lambda m: m[1].upper(), mask)
     return value
 
 

@@ -121,7 +121,11 @@ def _tokens(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     one.add_argument(
         "--scopes", required=True, metavar="A,B", help="trunks:read, trunks:write, account:admin"
     )
-    one.add_argument("--expires", metavar="AGE", help="for example 30d, 12h or 15m; never without")
+    one.add_argument(
+        "--expires",
+        metavar="AGE",
+        help="for example 30d, 12h or 15m; without it the token never expires",
+    )
     one = _command(group, "list", "list the tokens, without their secrets", admin.list_tokens)
     one.add_argument("--json", action="store_true", help="as JSON")
     one = _command(group, "revoke", "revoke a token", admin.revoke_token)

@@ -111,9 +111,10 @@ def _announce(settings: Settings, running: Running, *, hints: bool) -> None:
 
 def _hints(settings: Settings, running: Running) -> Iterator[str]:
     """First calls, as they can be pasted into a shell in this directory."""
-    token = shlex.quote(str(Path(settings.data_dir) / TOKEN_FILE))
-    if not running.bootstrap:
-        token = "FILE-WITH-A-TOKEN"  # noqa: S105 - the one in the data directory is over
+    path = Path(settings.data_dir) / TOKEN_FILE
+    acts = running.bootstrap and path.exists()
+    acts = acts and path.read_text("utf-8").strip() == settings.bootstrap_token
+    token = shlex.quote(str(path)) if acts else "FILE-WITH-A-TOKEN"
     bearer = f'-H "authorization: Bearer $(cat {token})"'
     yield "A first trunk, with grpcurl:"
     yield (
