@@ -183,19 +183,41 @@ class Recorder(grpc.aio.UnaryUnaryClientInterceptor):
     async def intercept_unary_unary(
         self, continuation: Callable[..., Any], client_call_details: Any, request: Any
     ) -> Any:
-        metadata = list(client_call_details.metadata or ())
-        if self._token is not None:
-            metadata.append(("authorization", f"Bearer {self._token}"))
-        details = grpc.aio.ClientCallDetails(
-            client_call_details.method,
-            client_call_details.timeout,
-            grpc.aio.Metadata(*metadata),
-            client_call_details.credentials,
-            client_call_details.wait_for_ready,
-        )
-        call = await continuation(details, request)
+        call = await continuation(_authorized(client_call_details, self._token), request)
         call.add_done_callback(_keep)
         return call
+
+
+class StreamRecorder(grpc.aio.UnaryStreamClientInterceptor):
+    """The same for calls that are answered with a stream."""
+
+    def __init__(self, token: str | None) -> None:
+        self._token = token
+
+    async def intercept_unary_stream(
+        self, continuation: Callable[..., Any], client_call_details: Any, request: Any
+    ) -> Any:
+        call = await continuation(_authorized(client_call_details, self._token), request)
+
+        async def responses() -> AsyncIterator[Any]:
+            async for response in call:
+                SEEN.add(response.SerializeToString())
+                yield response
+
+        return responses()
+
+
+def _authorized(details: Any, token: str | None) -> grpc.aio.ClientCallDetails:
+    metadata = list(details.metadata or ())
+    if token is not None:
+        metadata.append(("authorization", f"Bearer {token}"))
+    return grpc.aio.ClientCallDetails(
+        details.method,
+        details.timeout,
+        grpc.aio.Metadata(*metadata),
+        details.credentials,
+        details.wait_for_ready,
+    )
 
 
 def _keep(call: Any) -> None:
@@ -223,7 +245,7 @@ async def connected(address: str, token: str | None = TOKEN) -> AsyncIterator[An
     async with grpc.aio.insecure_channel(
         address,
         options=[("grpc.use_local_subchannel_pool", 1)],
-        interceptors=[Recorder(token)],
+        interceptors=[Recorder(token), StreamRecorder(token)],
     ) as channel:
         yield Stub(channel)
 

@@ -6,14 +6,14 @@ import hmac
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeVar
 
 from trunkline import tokens
-from trunkline.errors import TrunklineError, UnauthenticatedError
+from trunkline.errors import DeniedError, TrunklineError, UnauthenticatedError
 from trunkline.store.identities import IdentityStore
 
 log = logging.getLogger(__name__)
@@ -47,6 +47,7 @@ class _Known:
 
 
 _caller: ContextVar[Identity] = ContextVar("caller")
+_recheck: ContextVar[Callable[[], Awaitable[None]]] = ContextVar("recheck")
 
 
 def caller() -> Identity:
@@ -54,9 +55,30 @@ def caller() -> Identity:
     return _caller.get()
 
 
-def set_caller(identity: Identity) -> None:
-    """Say whose call the current task answers."""
+def set_caller(identity: Identity, recheck: Callable[[], Awaitable[None]]) -> None:
+    """Say whose call the current task answers, and how to see that it still may."""
     _caller.set(identity)
+    _recheck.set(recheck)
+
+
+async def still_allowed() -> None:
+    """See that the caller of the current task still may call: for a stream, every few seconds.
+
+    Raises:
+        UnauthenticatedError: the token has expired or was revoked.
+        UnavailableError: the database can't be asked.
+    """
+    await _recheck.get()()
+
+
+def require_scope(identity: Identity, scope: str) -> None:
+    """See that a caller has a scope.
+
+    Raises:
+        DeniedError: it has not.
+    """
+    if scope not in identity.scopes:
+        raise DeniedError("SCOPE_MISSING", f"the token lacks the scope {scope}", scope=scope)
 
 
 class Verifier:

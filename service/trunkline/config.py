@@ -17,6 +17,8 @@ from trunkline.tokens import BOOTSTRAP_CHARACTERS_MIN
 
 PREFIX = "TRUNKLINE_"
 POOL_SIZE_MAX = 500
+HISTORY_DAYS_MAX = 3650
+IDEMPOTENCY_HOURS_MAX = 168
 # For the commands that call a server; `serve` has no use for it.
 CLIENT_VARIABLES = {"TRUNKLINE_TOKEN"}
 _INJECTED = re.compile(r"_(PORT|SERVICE)(_|$)")
@@ -76,6 +78,14 @@ class Settings:
         secret=True,
     )
     secret_keys_file: str = _setting("", "a file with the same, in place of SECRET_KEYS")
+    history_days: int = _setting(
+        90, f"days that revisions are kept after they were replaced, 1 to {HISTORY_DAYS_MAX}"
+    )
+    idempotency_hours: int = _setting(
+        24,
+        "hours that answers are kept for retries with the same request_id, 1 to"
+        f" {IDEMPOTENCY_HOURS_MAX}",
+    )
     codecs: str = _setting(DEFAULT_CODECS, "the codecs known, in the order that `all` stands for")
     reflection: bool = _setting(default=True, meaning="serve gRPC reflection, which needs no token")
     allow_plaintext: bool = _setting(
@@ -248,6 +258,11 @@ def _faults(s: Settings) -> list[str]:
     )
     want(s.migrate in ("auto", "off"), "migrate", "is neither auto nor off")
     want(1 <= s.database_pool_size <= POOL_SIZE_MAX, "database_pool_size", "is out of range")
+    want(1 <= s.history_days <= HISTORY_DAYS_MAX, "history_days", "is out of range")
+    hours = s.idempotency_hours
+    want(1 <= hours <= IDEMPOTENCY_HOURS_MAX, "idempotency_hours", "is out of range")
+    # What a retry is answered with is a revision.
+    want(hours <= 24 * s.history_days, "idempotency_hours", "is longer than HISTORY_DAYS")
     want(s.drain_seconds <= 3600, "drain_seconds", "is out of range")
     want(s.log_level in LEVELS, "log_level", f"is none of {', '.join(LEVELS)}")
     want(s.log_format in FORMATS, "log_format", f"is none of {', '.join(FORMATS)}")

@@ -8,6 +8,8 @@
     ├── ExistsError             ALREADY_EXISTS
     ├── PreconditionError       FAILED_PRECONDITION
     ├── ConflictError           ABORTED
+    ├── PastError               OUT_OF_RANGE
+    ├── ExhaustedError          RESOURCE_EXHAUSTED
     ├── UnavailableError        UNAVAILABLE
     ├── DeadlineError           DEADLINE_EXCEEDED
     ├── UnimplementedError      UNIMPLEMENTED
@@ -106,6 +108,18 @@ class ConflictError(TrunklineError):
     """Somebody else changed it: read again, then decide (AIP-154)."""
 
     code = grpc.StatusCode.ABORTED
+
+
+class PastError(TrunklineError):
+    """What is asked for lies before what is kept, or in another history: start anew."""
+
+    code = grpc.StatusCode.OUT_OF_RANGE
+
+
+class ExhaustedError(TrunklineError):
+    """A bound is reached: on what one caller, or all of them, may take."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 class UnavailableError(TrunklineError):

@@ -78,6 +78,7 @@ def _kind(descriptor: "FieldDescriptor") -> str:
     kinds: dict[Any, str] = {
         descriptor.TYPE_BOOL: "bool",
         descriptor.TYPE_INT32: "int32",
+        descriptor.TYPE_INT64: "int64",
         descriptor.TYPE_STRING: "string",
         descriptor.TYPE_ENUM: "enum",
         descriptor.TYPE_MESSAGE: "message",

@@ -19,7 +19,7 @@ from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from trunkline import errors, statuses
-from trunkline.auth import Identity, Verifier, set_caller
+from trunkline.auth import Identity, Verifier, require_scope, set_caller
 from trunkline.readiness import Readiness
 from trunkline.ulids import Ulids
 
@@ -152,7 +152,7 @@ class Boundary(grpc.aio.ServerInterceptor):
                 answer, deserializer, handler.response_serializer
             )
         return grpc.unary_stream_rpc_method_handler(
-            answer, _lenient(deserializer), handler.response_serializer
+            answer, _lenient(deserializer), _serialised_once(handler.response_serializer)
         )
 
     def _unknown(self, method: str) -> Callable[[Any, Any], Awaitable[Any]]:
@@ -175,17 +175,19 @@ class Boundary(grpc.aio.ServerInterceptor):
         if not call.method.startswith(_OPEN_SERVICES):
             self._readiness.check()
             call.identity = await self._verifier.identify(_metadata(context, "authorization"))
-            scope = self._scopes[call.method]
-            if scope not in call.identity.scopes:
-                raise errors.DeniedError(
-                    "SCOPE_MISSING", f"the token lacks the scope {scope}", scope=scope
-                )
-            set_caller(call.identity)
+            require_scope(call.identity, self._scopes[call.method])
+            set_caller(call.identity, self._recheck(context))
         if isinstance(request, _Undecodable):
             what = "is not a message of the method's type (bad wire format or text not in UTF-8)"
             raise errors.InvalidError([errors.Violation("request", "UNDECODABLE", what)])
         if isinstance(request, Message):
             _refuse_unknown_fields(request)
+
+    def _recheck(self, context: Any) -> Callable[[], Awaitable[None]]:
+        async def recheck() -> None:
+            await self._verifier.identify(_metadata(context, "authorization"))
+
+        return recheck
 
     async def _fail(self, call: _Call, error: BaseException, context: Any) -> None:
         """Answer with an error. Raises always."""
@@ -239,6 +241,13 @@ def _metadata(context: Any, key: str) -> str | None:
         if name == key:
             return value if isinstance(value, str) else None
     return None
+
+
+def _serialised_once(serializer: Callable[[Any], bytes] | None) -> Callable[[Any], bytes] | None:
+    """Let a response pass that is bytes already, since many streams send the same one."""
+    if serializer is None:
+        return None
+    return lambda response: response if isinstance(response, bytes) else serializer(response)
 
 
 def _lenient(deserializer: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:

@@ -11,16 +11,23 @@ LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("json", "text")
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 _FRAMES_MAX = 30
+_encode = json.JSONEncoder(default=str).encode
 
 
 def configure(level: str, form: str, stream: TextIO | None = None) -> None:
-    """Send the process's log to standard error."""
+    """Send the process's log to standard error.
+
+    What no line has is not collected for it: where in the code, in which thread and process.
+    """
+    logging._srcfile = None  # noqa: SLF001 - what logging's documentation says to do
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(_Formatter(as_json=form == "json"))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)  # other people's libraries: what goes wrong
     logging.getLogger("trunkline").setLevel(level.upper())
+    logging.captureWarnings(capture=True)
 
 
 def frames(error: BaseException) -> list[str]:
@@ -36,19 +43,23 @@ class _Formatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         fields: dict[str, Any] = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "time": _time(record.created),
             "level": record.levelname.lower(),
             "event": record.getMessage(),
         }
         if not record.name.startswith("trunkline"):
             fields["logger"] = record.name
-        fields |= {k: v for k, v in record.__dict__.items() if k not in _STANDARD and v is not None}
+        fields |= {k: v for k, v in record.__dict__.items() if v is not None and k not in _STANDARD}
         if record.exc_info and record.exc_info[1] is not None:
             fields["error_class"] = type(record.exc_info[1]).__name__
             fields["frames"] = frames(record.exc_info[1])
         if self._as_json:
-            return json.dumps(fields, default=str)
+            return _encode(fields)
         return " ".join(f"{k}={_shown(v)}" for k, v in fields.items())
+
+
+def _time(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
 
 
 def _shown(value: Any) -> str:

@@ -9,6 +9,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
 from siptrunk.v1 import field_rules_pb2, phone_number_pb2, sip_trunk_pb2
@@ -71,6 +72,35 @@ class Rules:
                 change.values[f.name] = f.default
         change.values |= change.expected
         change.expected.clear()
+        return change
+
+    def new_number(self, number: phone_number_pb2.PhoneNumber) -> Change:
+        """Everything that a new phone number has; one that is to be E.164 and is not is refused."""
+        change = self.creation(number)
+        sent = change.values.get("phone_number")
+        if number.e164_check_enabled and isinstance(sent, str) and not _E164.fullmatch(sent):
+            change.refuse(
+                "phone_number",
+                "NOT_E164",
+                f'{quoted(sent)} is not in E.164 form: "+" and 7 to 15 digits, the first not 0',
+            )
+        return change
+
+    def restoration(self, past: sip_trunk_pb2.SipTrunk) -> Change:
+        """Every value that an update can set and a trunk's past shows, under today's rules.
+
+        Gateways come back as the ones that they were, with their ids.
+        """
+        fields = [f for f in table(past.DESCRIPTOR).values() if f.updatable and not f.secret]
+        named = [f for f in fields if _present(past, f) or f.repeated or f.rules.clearable]
+        change = self.update(Plan(tuple(named)), past)
+        gateways = change.values.get("gateways")
+        if isinstance(gateways, list):
+            for value, gateway in zip(gateways, past.gateways, strict=True):
+                value |= {
+                    "id": gateway.id,
+                    "created_at": gateway.created_at.ToDatetime(UTC),
+                }
         return change
 
     def update(self, plan: Plan, resource: "Message") -> Change:
@@ -156,11 +186,14 @@ class Rules:
         if len(items) < least:
             change.refuse(f.name, "TOO_FEW", f"needs at least {least} entry")
             return []
-        normal = [
-            self._item(change, f"{f.name}[{position}]", item) for position, item in enumerate(items)
-        ]
-        _refuse_twins(change, f.name, normal)
+        normal = self.items(change, f.name, items)
         normal.sort(key=lambda item: item.get("priority", 0))
+        return normal
+
+    def items(self, change: Change, name: str, sent: "Sequence[Message]") -> list[dict[str, Any]]:
+        """The items of a list in normal form, in their order; none may be there twice."""
+        normal = [self._item(change, f"{name}[{i}]", item) for i, item in enumerate(sent)]
+        _refuse_twins(change, name, normal)
         return normal
 
     def _item(self, change: Change, path: str, item: "Message") -> dict[str, Any]:
@@ -293,17 +326,6 @@ _NORMAL_FORMS: dict[str, Callable[[Catalogue, str], str]] = {
     "siptrunk.v1.IpIdentifier.ip_address": lambda _, sent: addresses.ip_range(sent),
     "siptrunk.v1.PhoneNumber.phone_number": _phone_number,
 }
-
-
-def check_number(number: phone_number_pb2.PhoneNumber, change: Change) -> None:
-    """Refuse a new number that asks for E.164 form and does not have it."""
-    sent = change.values.get("phone_number")
-    if number.e164_check_enabled and isinstance(sent, str) and not _E164.fullmatch(sent):
-        change.refuse(
-            "phone_number",
-            "NOT_E164",
-            f'{quoted(sent)} is not in E.164 form: "+" and 7 to 15 digits, the first not 0',
-        )
 
 
 def _sdes_needs_tls(_: Rules, trunk: sip_trunk_pb2.SipTrunk, change: Change) -> list[Violation]:

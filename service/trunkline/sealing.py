@@ -1,5 +1,11 @@
-"""Seals secrets for storage with AES-256-GCM (NIST SP 800-38D) and opens them. Pure."""
+"""Seals secrets for storage with AES-256-GCM (NIST SP 800-38D) and opens them. Pure.
 
+The same keys make fingerprints (HMAC-SHA-256, RFC 2104), which tell whether two texts are equal to
+nobody who lacks the key.
+"""
+
+import hashlib
+import hmac
 import os
 from collections.abc import Mapping
 
@@ -24,6 +30,7 @@ class KeyRing:
 
     def __init__(self, keys: Mapping[str, bytes]) -> None:
         self._ciphers = {key_id: AESGCM(key) for key_id, key in keys.items()}
+        self._printers = {key_id: _derived(key) for key_id, key in keys.items()}
         self.newest = next(iter(self._ciphers))
 
     @property
@@ -53,6 +60,16 @@ class KeyRing:
             return cipher.decrypt(nonce, text, _bound(key_id, context)).decode()
         except InvalidTag:
             raise SealError(f"key {key_id} does not open it") from None
+
+    def fingerprint(self, content: bytes, key_id: str = "") -> bytes | None:
+        """The fingerprint of a content under a key, the newest unless named; None without it."""
+        key = self._printers.get(key_id or self.newest)
+        return hmac.digest(key, content, "sha256") if key else None
+
+
+def _derived(key: bytes) -> bytes:
+    """A key of its own for fingerprints, so that no key serves two purposes."""
+    return hmac.digest(key, b"trunkline fingerprint", hashlib.sha256)
 
 
 def _bound(key_id: str, context: tuple[str, ...]) -> bytes:

@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import logging
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,22 @@ from trunkline.auth import BOOTSTRAP_ACCOUNT, Verifier
 from trunkline.codecs import Catalogue
 from trunkline.config import Settings, SettingsError
 from trunkline.embedded import Embedded
+from trunkline.feed import Feed
 from trunkline.gateway import http
+from trunkline.housekeeping import Housekeeping
 from trunkline.interceptors import Boundary
 from trunkline.readiness import HealthService, Readiness
+from trunkline.rows import TrunkReader
 from trunkline.rules import Rules
 from trunkline.sealing import KeyRing
 from trunkline.store.database import Database
+from trunkline.store.feed import FeedStore
+from trunkline.store.history import HistoryStore
 from trunkline.store.identities import IdentityStore
+from trunkline.store.mutations import Mutations
 from trunkline.store.phone_numbers import PhoneNumberStore
 from trunkline.store.trunks import TrunkStore
-from trunkline.trunks import SipTrunkService
+from trunkline.trunks.service import SipTrunkService
 from trunkline.ulids import Ulids
 
 log = logging.getLogger(__name__)
@@ -86,14 +93,18 @@ async def serving(settings: Settings) -> AsyncIterator[Running]:
     async with contextlib.AsyncExitStack() as stack:
         url, embedded = await stack.enter_async_context(database_url(settings, "trunkline serve"))
         ring = KeyRing(keys.of(settings))
-        database = await _open(settings, url)
+        database = await _open(settings, url, settings.database_pool_size)
         stack.push_async_callback(database.close)
         ids, readiness = Ulids(), Readiness()
         identities = IdentityStore(database)
         verifier = Verifier(identities, settings.bootstrap_token)
         boundary = Boundary(verifier, readiness, _scopes(), ids)
         server = grpc.aio.server(interceptors=[boundary], options=_options())
-        _add_services(server, settings, database, ring, ids, readiness)
+        # A connection of the feed's own: it waits for nobody's call.
+        own = await _open(settings, url, 1)
+        stack.push_async_callback(own.close)
+        parts = _Parts(settings, database, own, ring, ids)
+        _add_services(server, settings, parts, readiness)
         # Addresses are bound before PostgreSQL starts: they may be taken.
         running = Running(_bind(server, settings.grpc_address))
         private = stack.enter_context(tempfile.TemporaryDirectory(prefix="trunkline-"))
@@ -115,8 +126,10 @@ async def serving(settings: Settings) -> AsyncIterator[Running]:
                 settings.drain_seconds,
             )
             await stack.enter_async_context(front)
-        stack.callback(_leave, readiness, settings.drain_seconds)
-        startup = _Startup(settings, database, identities, ring, readiness, running)
+        stack.callback(_leave, readiness, parts.feed, settings.drain_seconds)
+        startup = _Startup(
+            settings, database, identities, ring, readiness, running, parts.background
+        )
         running.failed = asyncio.create_task(startup.run())
         stack.push_async_callback(_cancel, running.failed)
         yield running
@@ -133,6 +146,7 @@ class _Startup:
         ring: KeyRing,
         readiness: Readiness,
         running: Running,
+        background: Callable[[], AbstractAsyncContextManager[None]],
     ) -> None:
         self._settings = settings
         self._database = database
@@ -140,6 +154,7 @@ class _Startup:
         self._ring = ring
         self._readiness = readiness
         self._running = running
+        self._background = background
         self._said = ""
 
     async def run(self) -> None:
@@ -152,9 +167,13 @@ class _Startup:
             if await self._prepared():
                 break
             await asyncio.sleep(PROBE_SECONDS)
+        async with self._background():
+            self._readiness.serve()
+            self._running.ready.set()
+            await self._watch_over()
+
+    async def _watch_over(self) -> None:
         failures = 0
-        self._readiness.serve()
-        self._running.ready.set()
         while True:
             await asyncio.sleep(PROBE_SECONDS)
             failures = 0 if await self._probe() else failures + 1
@@ -212,11 +231,9 @@ class _Startup:
         return False
 
 
-async def _open(settings: Settings, url: str) -> Database:
+async def _open(settings: Settings, url: str, size: int) -> Database:
     try:
-        return await Database.open(
-            url, settings.database_pool_size, settings.database_statement_cache
-        )
+        return await Database.open(url, size, settings.database_statement_cache)
     except (ValueError, OSError):
         raise SettingsError("TRUNKLINE_DATABASE_URL: is not a URL that can be used") from None
 
@@ -241,18 +258,40 @@ def _scopes() -> dict[str, str]:
     return scopes
 
 
+class _Parts:
+    """What answers calls, and what works beside it."""
+
+    def __init__(
+        self, settings: Settings, database: Database, own: Database, ring: KeyRing, ids: Ulids
+    ) -> None:
+        catalogue = Catalogue(settings.codec_names())
+        listens = settings.database_statement_cache > 0  # 0 says pgbouncer, which has no LISTEN
+        reader = TrunkReader(catalogue.offer)
+        self.feed = Feed(FeedStore(database, own, listens=listens), reader)
+        mutations = Mutations(database, ring, self.feed.poke)
+        history = HistoryStore(database, reader)
+        self._housekeeping = Housekeeping(
+            mutations, history, settings.idempotency_hours, settings.history_days
+        )
+        self.service = SipTrunkService(
+            TrunkStore(database, catalogue, ring, ids, mutations),
+            PhoneNumberStore(database, ring, ids, mutations),
+            history,
+            self.feed,
+            Rules(catalogue),
+        )
+
+    @contextlib.asynccontextmanager
+    async def background(self) -> AsyncIterator[None]:
+        """What goes on beside the calls, once the schema is there."""
+        async with self.feed.running(), self._housekeeping.running():
+            yield
+
+
 def _add_services(
-    server: grpc.aio.Server,
-    settings: Settings,
-    database: Database,
-    ring: KeyRing,
-    ids: Ulids,
-    readiness: Readiness,
+    server: grpc.aio.Server, settings: Settings, parts: _Parts, readiness: Readiness
 ) -> None:
-    catalogue = Catalogue(settings.codec_names())
-    trunks = TrunkStore(database, catalogue, ring, ids)
-    service = SipTrunkService(trunks, PhoneNumberStore(database, ids), Rules(catalogue))
-    sip_trunk_service_pb2_grpc.add_SipTrunkServiceServicer_to_server(service, server)
+    sip_trunk_service_pb2_grpc.add_SipTrunkServiceServicer_to_server(parts.service, server)
     health_pb2_grpc.add_HealthServicer_to_server(HealthService(readiness), server)
     if settings.reflection:
         files = (sip_trunk_service_pb2.DESCRIPTOR, health_pb2.DESCRIPTOR)
@@ -274,9 +313,14 @@ def _bind(server: grpc.aio.Server, address: str) -> str:
     return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
 
 
-def _leave(readiness: Readiness, seconds: int) -> None:
+def _leave(readiness: Readiness, feed: Feed, seconds: int) -> None:
     log.info("draining", extra={"seconds_max": seconds})
     readiness.drain()
+    feed.end(
+        errors.UnavailableError(
+            "DRAINING", "the server is about to end: go on at another one", retry_seconds=0.1
+        )
+    )
 
 
 async def _cancel(task: "asyncio.Task[None]") -> None:

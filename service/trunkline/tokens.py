@@ -6,7 +6,8 @@ import string
 import zlib
 from dataclasses import dataclass
 
-SCOPES = ("trunks:read", "trunks:write", "account:admin")
+OPERATOR_READ = "operator:read"  # sees all accounts where a call asks for them
+SCOPES = ("trunks:read", "trunks:write", "account:admin", OPERATOR_READ)
 TOKEN_CHARACTERS_MAX = 256
 BOOTSTRAP_CHARACTERS_MIN = 32
 _DIGITS = string.digits + string.ascii_letters

@@ -20,7 +20,8 @@ from trunkline.codecs import Catalogue, CodecError
 from trunkline.rules import Change, Rules
 from trunkline.sealing import KeyRing
 from trunkline.store.database import ConstraintError, Database
-from trunkline.store.trunks import TrunkStore
+from trunkline.store.mutations import Mutation, Mutations
+from trunkline.store.trunks import Edit, TrunkStore
 from trunkline.ulids import Ulids
 
 CATALOGUE = Catalogue(config.Settings().codec_names())
@@ -33,6 +34,8 @@ REASONS = {
     "trunks_codec_left": {"NO_CODEC_LEFT"},
 }
 ACCOUNT = "acme"
+CREATE = Mutation(ACCOUNT, "test", "CreateSipTrunk")
+UPDATE = Mutation(ACCOUNT, "test", "UpdateSipTrunk")
 CODEC_PAIRS = 8
 TRANSITIONS = 400
 _TOKENS = ["ulaw", "alaw", "g722", "!ulaw", "!alaw", "!g722", "all", "ulaw:20", "alaw:30", "ULAW"]
@@ -191,7 +194,9 @@ async def store(database: str) -> Any:
     """A store with the account that the trunks are in."""
     opened = await Database.open(database, 2, 100)
     await opened.row("INSERT INTO accounts (id) VALUES ($1)", ACCOUNT)
-    yield TrunkStore(opened, CATALOGUE, KeyRing(config.parse_keys(KEYS)), Ulids())
+    ring = KeyRing(config.parse_keys(KEYS))
+    mutations = Mutations(opened, ring, lambda: None)
+    yield TrunkStore(opened, CATALOGUE, ring, Ulids(), mutations)
     await opened.close()
 
 
@@ -217,10 +222,12 @@ async def test_constraints_judge_a_creation_as_check_judges_it(
     assert not change.violations
     violations = RULES.check(RULES.merged(SipTrunk(), change), change)
     if not violations:
-        assert (await store.create(ACCOUNT, change.values, [])).auth_password_set == credentials[1]
+        made = await store.create(CREATE, change.values, [])
+        assert made is not None
+        assert made.auth_password_set == credentials[1]
         return
     with pytest.raises(ConstraintError) as error:
-        await store.create(ACCOUNT, change.values, [])
+        await store.create(CREATE, change.values, [])
     assert REASONS[error.value.constraint or ""] & {v.reason for v in violations}
 
 
@@ -238,7 +245,8 @@ async def test_constraints_judge_a_change_of_a_stored_trunk_as_check_judges_the_
     )
     if auth_type == "USERPASS":
         sent.auth_username, sent.auth_password = "acme", secret
-    stored = await store.create(ACCOUNT, RULES.creation(sent).values, [])
+    stored = await store.create(CREATE, RULES.creation(sent).values, [])
+    assert stored is not None
     written = refused = 0
     for _ in range(TRANSITIONS):
         possible = {
@@ -255,11 +263,11 @@ async def test_constraints_judge_a_change_of_a_stored_trunk_as_check_judges_the_
         violations = RULES.check(RULES.merged(stored, change), change)
         if violations:
             with pytest.raises(ConstraintError) as error:
-                await store.update(ACCOUNT, stored.id, None, change)
+                await store.update(UPDATE, Edit(stored.id, None, change))
             assert REASONS[error.value.constraint or ""] & {v.reason for v in violations}
             refused += 1
         else:
-            updated = await store.update(ACCOUNT, stored.id, None, change)
+            updated = await store.update(UPDATE, Edit(stored.id, None, change))
             assert updated is not None
             stored = updated.trunk
             written += 1

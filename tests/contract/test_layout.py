@@ -23,9 +23,11 @@ async def called(address: str, method: str, body: bytes, token: str | None = TOK
     """The error that a method answers raw bytes with; None where it answers well."""
     metadata = [("authorization", f"Bearer {token}")] if token else []
     async with grpc.aio.insecure_channel(address) as channel:
-        call: Any = channel.unary_unary(method)
+        # A stream's first response is as good an answer as any.
+        call: Any = channel.unary_stream(method)
         try:
-            await call(body, metadata=metadata)
+            async for _ in call(body, metadata=metadata):
+                break
         except grpc.aio.AioRpcError as error:
             return error
     return None
@@ -35,7 +37,7 @@ async def called(address: str, method: str, body: bytes, token: str | None = TOK
 async def test_every_method_of_the_proto_is_served(service: str, method: str) -> None:
     request = message_factory.GetMessageClass(SERVICE.methods_by_name[method].input_type)()
     error = await called(service, f"/{SERVICE.full_name}/{method}", request.SerializeToString())
-    if method == "ListSipTrunks":
+    if method in ("ListSipTrunks", "WatchSipTrunks"):
         assert error is None
     else:
         found = refusal(error)

@@ -102,8 +102,10 @@ async def test_database_at_an_older_version_gets_the_rest_alone(empty_database: 
     await execute(
         empty_database,
         "DELETE FROM schema_migrations WHERE version > 1;"
-        " DROP TABLE phone_numbers, trunks;"
-        " DROP FUNCTION trunk_gateway_keys, trunk_ip_keys",
+        " DROP TABLE phone_numbers, trunks, trunk_revisions, feed_pending, feed, feed_state,"
+        " requests;"
+        " DROP FUNCTION trunk_gateway_keys, trunk_ip_keys, trunk_snapshot, trunk_kept_gateways,"
+        " request_claimed",
     )
     assert await migrate.apply(database) == rest
     await database.close()

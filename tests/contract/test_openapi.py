@@ -14,16 +14,26 @@ from siptrunk.v1 import (
     field_rules_pb2,
     http_form_pb2,
     phone_number_pb2,
+    sip_trunk_event_pb2,
     sip_trunk_pb2,
+    sip_trunk_revision_pb2,
     sip_trunk_service_pb2,
 )
+from trunkline.gateway import shapes
 from trunkline.gateway.openapi import document
+from trunkline.gateway.routes import bindings
+from trunkline.store.trunks import BATCH_MAX
+from trunkline.trunks.items import GATEWAYS_MAX, IP_IDENTIFIERS_MAX
+from trunkline.trunks.numbers import NUMBERS_BATCH_MAX
 
 PROTOS = Path(__file__).parents[2] / "protos" / "siptrunk" / "v1"
 TRUNK = sip_trunk_pb2.SipTrunk.DESCRIPTOR
 GATEWAY = sip_trunk_pb2.Gateway.DESCRIPTOR
 IP_IDENTIFIER = sip_trunk_pb2.IpIdentifier.DESCRIPTOR
 NUMBER = phone_number_pb2.PhoneNumber.DESCRIPTOR
+REVISION = sip_trunk_revision_pb2.SipTrunkRevision.DESCRIPTOR
+CHANGES = sip_trunk_revision_pb2.PhoneNumberChanges.DESCRIPTOR
+EVENT = sip_trunk_event_pb2.SipTrunkEvent.DESCRIPTOR
 # Keys of the HTTP form that no field stands behind.
 TRUNK_KEYS = {"user_id", "phone_numbers", "phone_numbers_truncated"}
 NUMBER_KEYS = {"is_active", "agent_id", "deleted"}
@@ -31,19 +41,36 @@ GATEWAY_KEYS = {"port_explicit"}
 SENT = {
     "TrunkCreate": TRUNK,
     "TrunkUpdate": TRUNK,
+    "TrunkUpdateInBatch": TRUNK,
     "GatewaySent": GATEWAY,
     "IpIdentifierSent": IP_IDENTIFIER,
     "NumberCreate": NUMBER,
     "NumberUpdate": NUMBER,
 }
-SHOWN = {"Trunk": TRUNK, "Gateway": GATEWAY, "IpIdentifier": IP_IDENTIFIER, "Number": NUMBER}
-MESSAGES = SENT | SHOWN
+SHOWN = {
+    "Trunk": TRUNK,
+    "TrunkTrial": TRUNK,
+    "Gateway": GATEWAY,
+    "GatewayTrial": GATEWAY,
+    "IpIdentifier": IP_IDENTIFIER,
+    "Number": NUMBER,
+    "NumberTrial": NUMBER,
+}
+RECORDS = {"Revision": REVISION, "NumberChanges": CHANGES, "Event": EVENT}
+MESSAGES = SENT | SHOWN | RECORDS
+# Fields of requests that are not in the body: in the path, in a header, in the query.
+ELSEWHERE = {"trunk_id", "request_id", "validate_only"}
+WHOLE = [b for b in bindings() if b.body == "*"]
 # How comments, which name gRPC's codes and values, read over HTTP.
 WORDS = {
     "ALREADY_EXISTS": "409",
     "ABORTED": "409",
     "USERPASS": "`userpass`",
     "IP_BASED": "`ip-based`",
+    "UPDATED": "`updated`",
+    "INITIAL": "`initial`",
+    "CREATED": "`created`",
+    "DELETED": "`deleted`",
 }
 
 
@@ -138,9 +165,11 @@ def test_every_field_but_input_only_ones_is_in_the_schemas_of_replies(
 @pytest.mark.parametrize(("name", "message"), SENT.items())
 def test_what_a_caller_can_not_set_is_read_only(name: str, message: Descriptor) -> None:
     fixed = {field_behavior_pb2.OUTPUT_ONLY, field_behavior_pb2.IDENTIFIER}
-    if name.endswith("Update"):
+    if "Update" in name:
         fixed.add(field_behavior_pb2.IMMUTABLE)
     expected = {f.name for f in message.fields if behavior(f) & fixed} & set(properties(name))
+    if name == "TrunkUpdateInBatch":
+        expected.remove("id")  # the path has none
     if name.endswith("Create") and "etag" in properties(name):
         expected.add("etag")
     keys = {f.name for f in message.fields}
@@ -148,7 +177,7 @@ def test_what_a_caller_can_not_set_is_read_only(name: str, message: Descriptor) 
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [(n, m) for n, m in SENT.items() if not n.endswith("Update")]
+    ("name", "message"), [(n, m) for n, m in SENT.items() if "Update" not in n]
 )
 def test_what_a_create_needs_is_required(name: str, message: Descriptor) -> None:
     required = {f.name for f in message.fields if field_behavior_pb2.REQUIRED in behavior(f)}
@@ -205,12 +234,13 @@ def test_enums_have_the_spellings_of_the_form(name: str, field: str, expected: l
 def test_every_field_has_its_comment(name: str, message: Descriptor) -> None:
     comments = written_comments()
     for field in message.fields:
-        if field.name not in properties(name):
+        key = "trunk" if field.name == "sip_trunk" else field.name
+        if key not in properties(name):
             continue
         comment = comments[f"{message.name}.{field.name}"]
         for word, spelled in WORDS.items():
             comment = re.sub(rf"\b{word}\b", spelled, comment)
-        shown = properties(name)[field.name]["description"]
+        shown = properties(name)[key].get("description", comment)
         assert " ".join(shown.split()) == comment
         assert comment
 
@@ -225,8 +255,94 @@ def test_every_operation_parameter_and_property_is_described() -> None:
 
 
 def test_no_description_speaks_of_grpc() -> None:
-    text = json.dumps(document())
-    assert not re.search(r"INVALID_ARGUMENT|NOT_FOUND where|FAILED_PRECONDITION|update_mask", text)
+    told = [
+        part[key]
+        for part in reached(document())
+        for key in ("description", "summary")
+        if isinstance(part.get(key), str)
+    ]
+    grpc = r"INVALID_ARGUMENT|NOT_FOUND where|FAILED_PRECONDITION|OUT_OF_RANGE|ABORTED|update_mask"
+    assert len(told) > 100
+    assert [text for text in told if re.search(grpc, text)] == []
+
+
+def test_a_body_has_the_fields_of_its_request_that_have_no_other_place() -> None:
+    for binding in WHOLE:
+        service = sip_trunk_service_pb2.DESCRIPTOR.services_by_name["SipTrunkService"]
+        request = service.methods_by_name[binding.method].input_type
+        fields = [f for f in request.fields if f.name not in ELSEWHERE]
+        assert list(properties(binding.method)) == [f.name for f in fields]
+        required = {f.name for f in fields if field_behavior_pb2.REQUIRED in behavior(f)}
+        assert set(schema(binding.method)["required"]) == required
+        assert schema(binding.method)["additionalProperties"] is False
+
+
+def test_the_most_entries_of_a_list_are_what_the_service_takes() -> None:
+    assert shapes.ENTRIES_MAX == {
+        "gateways": GATEWAYS_MAX,
+        "gateway_ids": GATEWAYS_MAX,
+        "ip_identifiers": IP_IDENTIFIERS_MAX,
+        "ip_addresses": IP_IDENTIFIERS_MAX,
+        "phone_numbers": NUMBERS_BATCH_MAX,
+        "ids": NUMBERS_BATCH_MAX,
+        "requests": BATCH_MAX,
+    }
+
+
+@pytest.mark.parametrize(("name", "message"), RECORDS.items())
+def test_every_field_of_a_record_is_there_always(name: str, message: Descriptor) -> None:
+    keys = {"trunk" if f.name == "sip_trunk" else f.name for f in message.fields}
+    assert set(properties(name)) == set(schema(name)["required"]) == keys
+
+
+def test_a_trunk_as_it_was_is_a_trunk_without_its_numbers() -> None:
+    keys = set(properties("Trunk")) - {"phone_numbers", "phone_numbers_truncated"}
+    assert set(properties("TrunkSnapshot")) == set(properties("TrunkBefore")) == keys
+    assert "required" not in schema("TrunkBefore")
+
+
+@pytest.mark.parametrize("name", ["Trunk", "Gateway", "Number"])
+def test_what_only_a_write_makes_is_null_without_one(name: str) -> None:
+    written = {"id", "etag", "created_at", "updated_at"}
+    real, tried = properties(name), properties(f"{name}Trial")
+    for key, shown in real.items():
+        if key in written:
+            assert tried[key] == shown | {"type": ["string", "null"]}
+        elif key != "gateways":
+            assert tried[key] == shown
+
+
+def test_every_change_takes_a_key_and_can_be_tried() -> None:
+    changes = {b.method for b in bindings() if b.verb != "GET"}
+    for _, _, operation in operations():
+        places = {(p["in"], p["name"]) for p in operation["parameters"]}
+        expected = {("header", "Idempotency-Key"), ("query", "validate_only")}
+        is_change = operation["operationId"] in changes
+        assert places & expected == (expected if is_change else set())
+        assert ({"409", "422"} <= set(operation["responses"])) is is_change
+        assert "501" not in operation["responses"]
+
+
+def test_every_change_of_one_trunk_takes_if_match_and_tells_what_changed() -> None:
+    taking, telling = set(), set()
+    for _, _, operation in operations():
+        names = {p["name"] for p in operation["parameters"]}
+        success = operation["responses"]["200"].get("headers", {})
+        if "If-Match" in names:
+            taking.add(operation["operationId"])
+            assert "412" in operation["responses"]
+        if "X-Changed-Fields" in success:
+            telling.add(operation["operationId"])
+            assert "ETag" in success
+    assert telling == {
+        "UpdateSipTrunk",
+        "AddGateways",
+        "RemoveGateways",
+        "AddIpIdentifiers",
+        "RemoveIpIdentifiers",
+        "RevertSipTrunk",
+    }
+    assert taking == telling | {"DeleteSipTrunk"}
 
 
 def test_no_reply_has_a_secret() -> None:

@@ -22,6 +22,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 from tests.e2e.processes import Server
 from tests.support import SEEN, TOKEN, password
+from trunkline.gateway.routes import bindings
 
 PACKAGES = ("chromium", "chromium-driver")
 INSTALL_SECONDS_MAX = 500
@@ -39,6 +40,7 @@ FLAGS = (
     "--disable-sync",
     "--window-size=1280,1600",
 )
+KEY = "5f0c"
 PATCH = "operations-Trunks-UpdateSipTrunk"
 
 
@@ -132,9 +134,11 @@ async def test_an_update_is_tried_out_in_the_browser(browser: Browser, tmp_path:
         answered = await asyncio.to_thread(_try_out, browser, base, trunk["id"], tmp_path)
         async with _client(base) as client:
             after = (await client.get(f"/sip-trunks/trunks/{trunk['id']}")).json()
+            revision = (await client.get(f"/sip-trunks/trunks/{trunk['id']}/revisions/2")).json()
     assert answered == after
     assert after["qualify_frequency"] == 45
     assert after["etag"] != trunk["etag"]
+    assert (revision["changed_fields"], revision["request_id"]) == (["qualify_frequency"], KEY)
     assert browser.console() == []
     requests = browser.requests()
     assert [url for url in requests if not url.startswith(f"{base}/")] == []
@@ -150,10 +154,13 @@ def _try_out(browser: Browser, base: str, trunk_id: str, directory: Path) -> Any
     browser.write(".auth-container input", TOKEN)
     browser.click(".auth-btn-wrapper button.authorize")
     browser.click(".auth-btn-wrapper button.btn-done")
+    for method in (b.method for b in bindings() if b.resource == "SipTrunk"):
+        assert browser.shown(f"#operations-Trunks-{method}").text
     operation = browser.shown(f"#{PATCH}")
     assert operation.text.startswith("PATCH\n/sip-trunks/trunks/{id}")
     browser.click(f"#{PATCH} .opblock-summary-control")
     browser.write(f'#{PATCH} input[placeholder="id"]', trunk_id)
+    browser.write(f'#{PATCH} input[placeholder="Idempotency-Key"]', KEY)
     examples = Select(browser.shown(f"#{PATCH} .examples-select-element"))
     assert {option.text for option in examples.options} >= {"one field", "credentials"}
     browser.write(f"#{PATCH} textarea", '{"qualify_frequency": 45}')

@@ -26,11 +26,23 @@ METHODS = {
     "GetSipTrunk",
     "ListSipTrunks",
     "UpdateSipTrunk",
+    "BatchUpdateSipTrunks",
     "DeleteSipTrunk",
+    "AddGateways",
+    "RemoveGateways",
+    "AddIpIdentifiers",
+    "RemoveIpIdentifiers",
     "CreatePhoneNumber",
+    "BatchCreatePhoneNumbers",
     "ListPhoneNumbers",
     "UpdatePhoneNumber",
     "DeletePhoneNumber",
+    "BatchDeletePhoneNumbers",
+    "MovePhoneNumbers",
+    "ListSipTrunkRevisions",
+    "GetSipTrunkRevision",
+    "RevertSipTrunk",
+    "WatchSipTrunks",
 }
 
 

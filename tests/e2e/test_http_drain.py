@@ -295,6 +295,9 @@ async def assert_away(http: httpx.AsyncClient, upstream: str) -> None:
         ("PATCH", url, {"is_active": False}),
         ("DELETE", url, None),
         ("GET", f"{url}/numbers", None),
+        ("GET", f"{TRUNKS}:watch", None),
+        ("GET", f"{url}/revisions", None),
+        ("POST", f"{url}:revert", {"revision": 1}),
         ("GET", "/readyz", None),
     ]
     for method, path, body in requests:

@@ -19,6 +19,7 @@ _VOLATILE = (
     (re.compile(r"[0-9A-HJKMNP-TV-Z]{26}"), "ID"),
     (re.compile(r'\\"(\d+)-[0-9a-f]+\\"'), r"ETAG \1"),
     (re.compile(r"^[0-9A-Za-z]{12}(?=  acme)", re.MULTILINE), "TOKEN"),
+    (re.compile(r"(?<=--resume )[0-9A-Za-z_-]{27}"), "TOKEN"),
 )
 
 
@@ -116,7 +117,7 @@ def _transcript(session: _Session) -> list[tuple[str, str]]:
         # The variables that earlier commands set are set again; their output is not kept.
         output = session.shell(f"{seen}\n{command}")
         printed.append((command, output))
-        if re.match(r"export |[A-Z]+=\$", command):
+        if re.match(r"export |[A-Z]+=", command):
             seen += command + "\n"
     return printed
 

@@ -36,22 +36,51 @@ class _Handler(grpc.GenericRpcHandler):
 
     def service(self, handler_call_details: Any) -> Any:
         method = handler_call_details.method
+        if method.rpartition("/")[2].startswith("Watch"):
+            return grpc.unary_stream_rpc_method_handler(self._stream(method))
+        return grpc.unary_unary_rpc_method_handler(self._unary(method))
+
+    def _unary(self, method: str) -> Any:
         call: Any = self._channel.unary_unary(method)
 
         async def hand_on(request: bytes, context: Any) -> bytes:
-            metadata = tuple(context.invocation_metadata())
-            carried = Carried(method.rpartition("/")[2], dict(metadata), context.time_remaining())
-            self._relay.calls.append(carried)
-            kept = [(k, v) for k, v in metadata if not k.startswith(("user-agent", "grpc-"))]
+            handed = call(request, metadata=self._carried(method, context))
             try:
-                answer: bytes = await call(request, metadata=kept)
+                answer: bytes = await handed
             except grpc.aio.AioRpcError as error:
-                trailers = tuple(error.trailing_metadata() or ())
-                await context.abort(error.code(), error.details() or "", trailers)
+                await self._end(error, context)
                 raise
+            trailers = await handed.trailing_metadata()
+            context.set_trailing_metadata(tuple(trailers))
             return answer
 
-        return grpc.unary_unary_rpc_method_handler(hand_on)
+        return hand_on
+
+    def _stream(self, method: str) -> Any:
+        call: Any = self._channel.unary_stream(method)
+
+        async def hand_on(request: bytes, context: Any) -> AsyncIterator[bytes]:
+            handed = call(request, metadata=self._carried(method, context))
+            try:
+                async for answer in handed:
+                    yield answer
+            except grpc.aio.AioRpcError as error:
+                await self._end(error, context)
+            finally:
+                handed.cancel()
+
+        return hand_on
+
+    def _carried(self, method: str, context: Any) -> list[tuple[str, Any]]:
+        """Note a call; the metadata that it hands on."""
+        metadata = tuple(context.invocation_metadata())
+        carried = Carried(method.rpartition("/")[2], dict(metadata), context.time_remaining())
+        self._relay.calls.append(carried)
+        return [(k, v) for k, v in metadata if not k.startswith(("user-agent", "grpc-"))]
+
+    async def _end(self, error: grpc.aio.AioRpcError, context: Any) -> None:
+        trailers = tuple(error.trailing_metadata() or ())
+        await context.abort(error.code(), error.details() or "", trailers)
 
 
 @asynccontextmanager

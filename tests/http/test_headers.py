@@ -127,6 +127,18 @@ def routes(trunk_id: str) -> list[tuple[str, str, Any]]:
         ("GET", f"{url}/numbers", None),
         ("PATCH", f"{url}/numbers/{ABSENT}", {"name": "x"}),
         ("DELETE", f"{url}/numbers/{ABSENT}", None),
+        ("POST", f"{url}/gateways", {"gateways": [{"gateway_address": "b.example"}]}),
+        ("DELETE", f"{url}/gateways?gateway_ids={ABSENT}", None),
+        ("POST", f"{url}/ip-identifiers", {"ip_identifiers": [{"ip_address": "203.0.113.9"}]}),
+        ("DELETE", f"{url}/ip-identifiers?ip_addresses=203.0.113.9", None),
+        ("POST", f"{url}/numbers:batchCreate", {"phone_numbers": [{"phone_number": "+15550100"}]}),
+        ("POST", f"{url}/numbers:batchDelete", {"ids": [ABSENT]}),
+        ("POST", f"{url}/numbers:move", {"target_trunk_id": f"{trunk_id}x", "ids": [ABSENT]}),
+        ("POST", f"{TRUNKS}:batchUpdate", {"requests": [{"id": trunk_id, "is_active": False}]}),
+        ("POST", f"{url}:revert", {"revision": 1}),
+        ("GET", f"{url}/revisions", None),
+        ("HEAD", f"{url}/revisions", None),
+        ("GET", f"{url}/revisions/1", None),
     ]
 
 
@@ -157,6 +169,7 @@ async def test_a_request_without_a_known_token_is_401(
         if authorization is not None:
             http.headers["Authorization"] = authorization
         every = [*routes(ABSENT), ("GET", TRUNKS, None), ("POST", TRUNKS, userpass())]
+        every += [("GET", f"{TRUNKS}:watch", None), ("HEAD", f"{TRUNKS}:watch", None)]
         for method, path, body in every:
             response = await asked(http, method, path, body)
             assert response.status_code == 401
@@ -178,6 +191,13 @@ async def test_a_request_without_a_known_token_is_401(
         ("POST", f"{TRUNKS}/{ABSENT}/numbers", "[]"),
         ("GET", f"{TRUNKS}?page_size=x", ""),
         ("GET", f"{TRUNKS}?nope=1", ""),
+        ("POST", f"{TRUNKS}?validate_only=x", "{}"),
+        ("DELETE", f"{TRUNKS}/{ABSENT}?nope=1", ""),
+        ("POST", f"{TRUNKS}:batchUpdate", '{"nope": 1}'),
+        ("POST", f"{TRUNKS}/{ABSENT}:revert", '{"revision": "x"}'),
+        ("DELETE", f"{TRUNKS}/{ABSENT}/gateways", ""),
+        ("GET", f"{TRUNKS}/{ABSENT}/revisions/x", ""),
+        ("GET", f"{TRUNKS}:watch?initial_state=x", ""),
     ],
 )
 async def test_who_calls_is_asked_before_what_is_sent_is_judged(
@@ -230,8 +250,9 @@ async def test_a_trunk_of_another_account_is_as_none(
         for (method, path, body), (_, nowhere, _) in zip(
             routes(trunk["id"]), routes(ABSENT), strict=True
         ):
-            # A number has no etag to match.
-            headers = {"If-Match": etags} if etags and "numbers" not in path else {}
+            # Numbers and batches have no etag to match.
+            bare = "numbers" in path or "batch" in path
+            headers = {"If-Match": etags} if etags and not bare else {}
             response = await asked(theirs, method, path, body, **headers)
             expected = await asked(theirs, method, nowhere, body, **headers)
             assert response.status_code == expected.status_code == 404, (method, path)

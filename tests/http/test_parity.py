@@ -5,6 +5,7 @@ import random
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlencode
 
 import asyncpg
 import grpc
@@ -19,7 +20,7 @@ from tests.integration import random_trunks
 from tests.integration.reference_merge import ENUMS, IMMUTABLE, UPDATABLE
 from tests.support import PhoneNumber, SipTrunk, connected, password, refusal
 
-OPERATIONS = 250
+OPERATIONS = 350
 STATUSES = {
     "INVALID_ARGUMENT": 400,
     "NOT_FOUND": 404,
@@ -28,6 +29,7 @@ STATUSES = {
 }
 NUMBERS_WRONG = ("", "+", "12", "1" * 16, "+1 555 0100", "abc", "\u0661\u0662\u0663\u0664")
 STALE = '"0-0"'
+EDITS = ("extend", "shrink", "revert")
 
 
 @dataclass
@@ -74,7 +76,8 @@ class Operations:
 
     def next(self) -> tuple[Operation, Twin]:
         """An operation, and the trunk that it is on."""
-        kinds = {"create": 3, "patch": 8, "delete": 1, "add": 3, "rename": 2, "remove": 1}
+        kinds = {"create": 3, "patch": 8, "delete": 1, "add": 4, "rename": 4, "remove": 1}
+        kinds |= dict.fromkeys(EDITS, 1)
         kind = self._rng.choices(list(kinds), list(kinds.values()))[0]
         if not self.trunks:
             kind = "create"
@@ -201,6 +204,33 @@ class Operations:
         path = f"{TRUNKS}/{trunk.http_id}/numbers/{number.http_id}"
         return Operation("remove", "DeletePhoneNumber", request, "DELETE", path, None)
 
+    def _extend(self, trunk: Twin) -> Operation:
+        name, method = self._rng.choice(
+            [("gateways", "AddGateways"), ("ip_identifiers", "AddIpIdentifiers")]
+        )
+        make = random_trunks.invalid if self._chance(0.2) else random_trunks.valid
+        body = {name: make(self._rng, name, self._password)}
+        request = getattr(pb, f"{method}Request")(trunk_id=trunk.grpc_id, **body)
+        path = f"{TRUNKS}/{trunk.http_id}/{name.replace('_', '-')}"
+        return Operation("extend", method, request, "POST", path, body)
+
+    def _shrink(self, trunk: Twin) -> Operation:
+        some = random_trunks.valid(self._rng, "ip_identifiers", self._password)
+        addresses = [one["ip_address"] for one in some]
+        if self._chance(0.2):
+            addresses.append("10.0.0.1/8")
+        request = pb.RemoveIpIdentifiersRequest(trunk_id=trunk.grpc_id, ip_addresses=addresses)
+        query = urlencode({"ip_addresses": addresses}, doseq=True)
+        path = f"{TRUNKS}/{trunk.http_id}/ip-identifiers?{query}"
+        return Operation("shrink", "RemoveIpIdentifiers", request, "DELETE", path, None)
+
+    def _revert(self, trunk: Twin) -> Operation:
+        revision = self._rng.choice((0, 1, 1, 1, 2, 3, 1 << 40))
+        request = pb.RevertSipTrunkRequest(trunk_id=trunk.grpc_id, revision=revision)
+        body = {"revision": revision}
+        path = f"{TRUNKS}/{trunk.http_id}:revert"
+        return Operation("revert", "RevertSipTrunk", request, "POST", path, body)
+
     def done(self, operation: Operation, trunk: Twin, reply: Any, body: dict[str, Any]) -> None:
         """Keep what an operation that succeeded has made, forget what it took away."""
         if operation.kind == "create":
@@ -242,6 +272,20 @@ async def rows(url: str) -> dict[str, list[dict[str, Any]]]:
         "trunks": shown,
         "numbers": [{k: v for k, v in row.items() if k not in VOLATILE} for row in numbers],
     }
+
+
+async def history(url: str) -> list[tuple[Any, ...]]:
+    """What every revision says of its call."""
+    connection = await asyncpg.connect(url)
+    try:
+        found = await connection.fetch(
+            "SELECT r.trunk ->> 'name', r.revision, r.method, r.token_id, r.request_id, r.changed,"
+            " ARRAY(SELECT unnest(r.mask) ORDER BY 1), r.deleted"
+            " FROM trunk_revisions AS r ORDER BY 1, 2, r.changed_at"
+        )
+    finally:
+        await connection.close()
+    return [tuple(row) for row in found]
 
 
 def entries(text: str) -> list[Any]:
@@ -301,10 +345,11 @@ async def test_the_same_operations_leave_the_same_rows_and_give_the_same_errors(
             assert response.status_code in (200, 201), (response.text, operation)
             ends[f"{operation.kind} done"] += 1
             body = response.json()
-            if operation.kind in ("create", "patch", "add", "rename"):
+            if operation.kind in ("create", "patch", "add", "rename", *EDITS):
                 assert_same_reply(reply, body)
             operations.done(operation, trunk, reply, body)
         assert await rows(database) == await rows(empty_database)
+        assert await history(database) == await history(empty_database)
     # That nothing was left out: every kind has succeeded, and been refused for many reasons.
-    assert {f"{kind} done" for kind in ("create", "patch", "add", "rename")} <= set(ends)
+    assert {f"{kind} done" for kind in ("create", "patch", "add", "rename", *EDITS)} <= set(ends)
     assert len(ends) > 15

@@ -1,4 +1,4 @@
-"""ETag, If-Match, If-None-Match, the etag in a body, Idempotency-Key."""
+"""ETag, If-Match, If-None-Match, the etag in a body."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from tests.http.clients import shared
-from tests.http.trunks import ABSENT, TRUNKS, created, problem, read, userpass
+from tests.http.trunks import ABSENT, TRUNKS, created, problem, read
 
 OTHER = '"0-0"'
 HOLDS = {
@@ -197,25 +197,3 @@ async def test_a_version_is_another_once_a_number_came_or_went(http: httpx.Async
     await http.delete(f"{url}/numbers/{number['id']}")
     without = await http.get(url, headers={"If-None-Match": with_number.headers["ETag"]})
     assert without.json()["phone_numbers"] == []
-
-
-async def test_an_idempotency_key_is_501_on_everything_that_writes(http: httpx.AsyncClient) -> None:
-    trunk = await created(http)
-    url = f"{TRUNKS}/{trunk['id']}"
-    number = (await http.post(f"{url}/numbers", json={"phone_number": "+15550201"})).json()
-    before = await read(http, trunk["id"])
-    headers = {"Idempotency-Key": "5f0c"}
-    for method, path, body in (
-        ("POST", TRUNKS, userpass(name="never made")),
-        ("PATCH", url, {"is_active": False}),
-        ("DELETE", url, None),
-        ("POST", f"{url}/numbers", {"phone_number": "+15550202"}),
-        ("PATCH", f"{url}/numbers/{number['id']}", {"name": "x"}),
-        ("DELETE", f"{url}/numbers/{number['id']}", None),
-    ):
-        content: Any = {} if body is None else {"json": body}
-        found = problem(await http.request(method, path, headers=headers, **content))
-        assert (found.status, found.reason) == (501, "IDEMPOTENCY_KEY")
-    assert await read(http, trunk["id"]) == before
-    made = await http.get(TRUNKS, params={"filter": 'name="never made"'}, headers=headers)
-    assert (made.status_code, made.json()) == (200, [])

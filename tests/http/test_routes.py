@@ -36,7 +36,11 @@ def host(http: httpx.AsyncClient) -> str:
         "/nowhere",
         "/sip-trunks",
         "/sip-trunks/Trunks",
-        f"{TRUNKS}/{ABSENT}/gateways",
+        f"{TRUNKS}/{ABSENT}/codecs",
+        f"{TRUNKS}/{ABSENT}/gateways/{ABSENT}",
+        f"{TRUNKS}/{ABSENT}/numbers:revert",
+        f"{TRUNKS}:batchCreate",
+        f"{TRUNKS}/{ABSENT}/revisions/1/x",
         f"{TRUNKS}/{ABSENT}/numbers/{ABSENT}/x",
         f"{TRUNKS}/a%2Fb/c",
         "//sip-trunks/trunks",
@@ -59,6 +63,16 @@ async def test_an_unknown_path_is_404_in_the_shape_of_errors(
         (f"{TRUNKS}/{ABSENT}", {"GET", "HEAD", "PATCH", "DELETE", "OPTIONS"}),
         (f"{TRUNKS}/{ABSENT}/numbers", {"GET", "HEAD", "POST", "OPTIONS"}),
         (f"{TRUNKS}/{ABSENT}/numbers/{ABSENT}", {"PATCH", "DELETE", "OPTIONS"}),
+        (f"{TRUNKS}:batchUpdate", {"POST", "OPTIONS"}),
+        (f"{TRUNKS}:watch", {"GET", "HEAD", "OPTIONS"}),
+        (f"{TRUNKS}/{ABSENT}:revert", {"POST", "OPTIONS"}),
+        (f"{TRUNKS}/{ABSENT}/gateways", {"POST", "DELETE", "OPTIONS"}),
+        (f"{TRUNKS}/{ABSENT}/ip-identifiers", {"POST", "DELETE", "OPTIONS"}),
+        (f"{TRUNKS}/{ABSENT}/numbers:batchCreate", {"POST", "OPTIONS"}),
+        (f"{TRUNKS}/{ABSENT}/numbers:batchDelete", {"POST", "OPTIONS"}),
+        (f"{TRUNKS}/{ABSENT}/numbers:move", {"POST", "OPTIONS"}),
+        (f"{TRUNKS}/{ABSENT}/revisions", {"GET", "HEAD", "OPTIONS"}),
+        (f"{TRUNKS}/{ABSENT}/revisions/1", {"GET", "HEAD", "OPTIONS"}),
     ],
 )
 async def test_a_method_that_a_path_does_not_take_is_405_with_those_that_it_does(
@@ -174,7 +188,8 @@ async def test_cors_lets_the_origins_of_the_setting_in(database: str, origins: s
         assert problem(refused).status == 401
         assert refused.headers["Access-Control-Allow-Origin"] in (ORIGIN, "*")
         exposed = refused.headers["Access-Control-Expose-Headers"].lower()
-        assert {"etag", "link", "x-request-id"} <= set(exposed.split(", "))
+        told = {"etag", "link", "retry-after", "x-changed-fields", "x-request-id"}
+        assert set(exposed.split(", ")) == told
         assert "Access-Control-Allow-Credentials" not in refused.headers
 
 

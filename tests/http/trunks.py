@@ -74,6 +74,12 @@ async def read(http: httpx.AsyncClient, trunk_id: str) -> dict[str, Any]:
     return found
 
 
+def alone(trunk: dict[str, Any]) -> dict[str, Any]:
+    """A trunk without its numbers."""
+    numbers = ("phone_numbers", "phone_numbers_truncated")
+    return {k: v for k, v in trunk.items() if k not in numbers}
+
+
 @dataclass(frozen=True)
 class Problem:
     """A refusal as a caller gets it."""

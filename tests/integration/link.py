@@ -41,6 +41,7 @@ class Link:
         return sum(words in statement for statement in self.statements)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._open.add(writer)  # at once, so that a cut finds it
         upstream_reader, upstream = await asyncio.open_unix_connection(self._upstream)
         both = {writer, upstream}
         self._open |= both

@@ -34,9 +34,12 @@ async def wire(service: str, stub: Any) -> AsyncIterator[Callable[[str, bytes], 
     before = await created(stub)
     async with grpc.aio.insecure_channel(service) as channel:
 
-        def send(method: str, data: bytes) -> Any:
-            call: Any = channel.unary_unary(f"/siptrunk.v1.SipTrunkService/{method}")
-            return call(data, metadata=(("authorization", f"Bearer {TOKEN}"),))
+        async def send(method: str, data: bytes) -> bytes:
+            # A stream's first response is as good an answer as any.
+            call: Any = channel.unary_stream(f"/siptrunk.v1.SipTrunkService/{method}")
+            async for response in call(data, metadata=(("authorization", f"Bearer {TOKEN}"),)):
+                return bytes(response)
+            return b""
 
         yield send
     assert await read(stub, before.id) == before
@@ -80,7 +83,7 @@ async def test_random_bytes_get_a_defined_answer(wire: Any, method: str) -> None
 
 @pytest.mark.parametrize("method", METHODS)
 async def test_an_empty_message_gets_a_defined_answer(wire: Any, method: str) -> None:
-    wanted = "OK" if method == "ListSipTrunks" else "INVALID_ARGUMENT"
+    wanted = "OK" if method in ("ListSipTrunks", "WatchSipTrunks") else "INVALID_ARGUMENT"
     assert await outcome(wire(method, b"")) == wanted
 
 

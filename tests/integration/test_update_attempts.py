@@ -7,7 +7,7 @@ import pytest
 
 from siptrunk.v1 import sip_trunk_service_pb2 as pb
 from tests.support import refused, update, userpass
-from trunkline.trunks import UPDATE_ATTEMPTS_MAX
+from trunkline.trunks.trunks import UPDATE_ATTEMPTS_MAX
 
 # A sequence counts through roll-backs, so the trigger objects a set number of times, then no more.
 OBJECTING = """

@@ -1,3 +1,4 @@
+import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -193,3 +194,58 @@ def test_phone_number_of_a_row_has_its_constant_provider() -> None:
     assert number.telephony_provider == "sip-trunk"
     assert number.byot_trunk_id == "01T"
     assert not number.HasField("name")
+
+
+def test_snapshot_of_a_row_is_the_trunk_that_the_row_is() -> None:
+    row = trunk_row()
+    reader = rows.TrunkReader(offer)
+    trunk = reader.trunk(row)
+    kept = {
+        name: value.isoformat() if isinstance(value, datetime) else value
+        for name, value in row.items()
+        if name != "auth_password_set"
+    }
+    kept |= {name: json.loads(kept[name]) for name in ("gateways", "ip_identifiers")}
+    assert reader.snapshot(json.dumps(kept)) == trunk
+
+
+def test_snapshot_from_before_a_column_lacks_its_field() -> None:
+    reader = rows.TrunkReader(offer)
+    row = {
+        "id": "t",
+        "allow": "ulaw",
+        "disallow": "all",
+        "gateways": [],
+        "ip_identifiers": [],
+        "revision": 1,
+        "updated_at": "2026-01-02T03:04:05.1+02:00",
+        "later_column": {"a": 1},
+    }
+    trunk = reader.snapshot(json.dumps(row))
+    assert trunk.id == "t"
+    assert not trunk.HasField("is_active")
+    assert trunk.updated_at.ToJsonString() == "2026-01-02T01:04:05.100Z"
+
+
+def test_changes_of_numbers_are_read_by_kind() -> None:
+    number = {
+        "id": "n",
+        "phone_number": "+15550100",
+        "name": None,
+        "trunk_id": "t",
+        "created_at": "2026-01-02T03:04:05+00:00",
+        "updated_at": "2026-01-02T03:04:05+00:00",
+        "digits": "15550100",
+    }
+    changes = rows.number_changes(json.dumps({"added": [number], "removed": []}))
+    assert changes is not None
+    assert [n.phone_number for n in changes.added] == ["+15550100"]
+    assert not changes.added[0].HasField("name")
+    assert rows.number_changes(None) is None
+
+
+def test_only_the_named_fields_are_left_of_a_trunk() -> None:
+    trunk = rows.TrunkReader(offer).trunk(trunk_row())
+    left = rows.only(trunk, ["name", "gateways", "auth_password", "phone_numbers"])
+    assert {f.name for f, _ in left.ListFields()} <= {"name", "gateways"}
+    assert left.name == trunk.name

@@ -8,7 +8,7 @@ from siptrunk.v1 import phone_number_pb2
 from tests.support import PhoneNumber, SipTrunk, password, userpass
 from trunkline.codecs import DEFAULT_CODECS, Catalogue
 from trunkline.masks import compile_mask
-from trunkline.rules import Change, Rules, check_number
+from trunkline.rules import Change, Rules
 
 RULES = Rules(Catalogue(DEFAULT_CODECS.split(",")))
 REQUIRED = {"name": "REQUIRED", "provider": "REQUIRED", "auth_type": "REQUIRED"}
@@ -278,12 +278,10 @@ def test_phone_number_is_an_optional_plus_and_3_to_15_digits_kept_as_given(
 )
 def test_number_whose_form_is_checked_is_in_e164_form(number: str, fits: bool) -> None:  # noqa: FBT001
     sent = phone_number_pb2.PhoneNumber(phone_number=number, e164_check_enabled=True)
-    change = RULES.creation(sent)
-    check_number(sent, change)
+    change = RULES.new_number(sent)
     assert found(change) == ({} if fits else {"phone_number": "NOT_E164"})
     unchecked = phone_number_pb2.PhoneNumber(phone_number=number, e164_check_enabled=False)
-    change = RULES.creation(unchecked)
-    check_number(unchecked, change)
+    change = RULES.new_number(unchecked)
     assert change.violations == []
 
 

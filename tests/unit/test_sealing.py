@@ -1,3 +1,6 @@
+import hashlib
+import hmac
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -106,3 +109,19 @@ def test_contexts_are_told_apart_by_their_parts(one: list[str], other: list[str]
     else:
         with pytest.raises(SealError):
             RING.open(sealed, "k1", *other)
+
+
+def test_fingerprint_tells_equal_contents_from_others_and_needs_the_key() -> None:
+    secret = password().encode()
+    ring = KeyRing({"k2": KEYS["k2"], "k1": KEYS["k1"]})
+    printed = ring.fingerprint(secret)
+    assert printed == ring.fingerprint(secret, "k2") == KeyRing(KEYS).fingerprint(secret, "k2")
+    assert printed != ring.fingerprint(secret + b"x")
+    assert printed != ring.fingerprint(secret, "k1")
+    assert ring.fingerprint(secret, "k3") is None
+    assert printed is not None
+    assert secret not in printed
+
+
+def test_fingerprint_is_of_no_key_that_seals() -> None:
+    assert RING.fingerprint(b"x") != hmac.digest(KEYS["k1"], b"x", hashlib.sha256)

@@ -9,7 +9,9 @@ from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from siptrunk.v1 import phone_number_pb2 as _phone_number_pb2
+from siptrunk.v1 import sip_trunk_event_pb2 as _sip_trunk_event_pb2
 from siptrunk.v1 import sip_trunk_pb2 as _sip_trunk_pb2
+from siptrunk.v1 import sip_trunk_revision_pb2 as _sip_trunk_revision_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -29,6 +31,14 @@ class CreateSipTrunkRequest(_message.Message):
 
     SIP_TRUNK_FIELD_NUMBER: _builtins.int
     PHONE_NUMBERS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes the call safe to retry, as the service says: 1 to 128 visible ASCII
+    characters, best a new UUID for each call. Empty means none.
+    """
+    validate_only: _builtins.bool
+    """Whether to check and answer only, and to write nothing."""
     @_builtins.property
     def sip_trunk(self) -> _sip_trunk_pb2.SipTrunk:
         """The trunk. Absent fields take their defaults; output-only ones are ignored."""
@@ -44,10 +54,12 @@ class CreateSipTrunkRequest(_message.Message):
         *,
         sip_trunk: _sip_trunk_pb2.SipTrunk | None = ...,
         phone_numbers: _abc.Iterable[_phone_number_pb2.PhoneNumber] | None = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sip_trunk", b"sip_trunk"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["phone_numbers", b"phone_numbers", "sip_trunk", b"sip_trunk"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["phone_numbers", b"phone_numbers", "request_id", b"request_id", "sip_trunk", b"sip_trunk", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -156,6 +168,14 @@ class UpdateSipTrunkRequest(_message.Message):
 
     SIP_TRUNK_FIELD_NUMBER: _builtins.int
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes the call safe to retry, as the service says: 1 to 128 visible ASCII
+    characters, best a new UUID for each call. Empty means none.
+    """
+    validate_only: _builtins.bool
+    """Whether to check and answer only, and to write nothing."""
     @_builtins.property
     def sip_trunk(self) -> _sip_trunk_pb2.SipTrunk:
         """The trunk with its id, and the values to set. Its etag, if present, is a
@@ -176,10 +196,12 @@ class UpdateSipTrunkRequest(_message.Message):
         *,
         sip_trunk: _sip_trunk_pb2.SipTrunk | None = ...,
         update_mask: _field_mask_pb2.FieldMask | None = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sip_trunk", b"sip_trunk", "update_mask", b"update_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["sip_trunk", b"sip_trunk", "update_mask", b"update_mask"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "sip_trunk", b"sip_trunk", "update_mask", b"update_mask", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -194,6 +216,8 @@ class DeleteSipTrunkRequest(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     FORCE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The trunk's id. Never empty."""
     etag: _builtins.str
@@ -202,16 +226,24 @@ class DeleteSipTrunkRequest(_message.Message):
     """Whether the trunk's phone numbers go with it. False refuses to delete a
     trunk that has any.
     """
+    request_id: _builtins.str
+    """Makes the call safe to retry, as the service says: 1 to 128 visible ASCII
+    characters, best a new UUID for each call. Empty means none.
+    """
+    validate_only: _builtins.bool
+    """Whether to check and answer only, and to write nothing."""
     def __init__(
         self,
         *,
         id: _builtins.str = ...,
         etag: _builtins.str = ...,
         force: _builtins.bool = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "force", b"force", "id", b"id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "force", b"force", "id", b"id", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -247,8 +279,16 @@ class CreatePhoneNumberRequest(_message.Message):
 
     TRUNK_ID_FIELD_NUMBER: _builtins.int
     PHONE_NUMBER_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     trunk_id: _builtins.str
     """The trunk's id. Never empty."""
+    request_id: _builtins.str
+    """Makes the call safe to retry, as the service says: 1 to 128 visible ASCII
+    characters, best a new UUID for each call. Empty means none.
+    """
+    validate_only: _builtins.bool
+    """Whether to check and answer only, and to write nothing."""
     @_builtins.property
     def phone_number(self) -> _phone_number_pb2.PhoneNumber:
         """The number. Output-only fields are ignored."""
@@ -258,10 +298,12 @@ class CreatePhoneNumberRequest(_message.Message):
         *,
         trunk_id: _builtins.str = ...,
         phone_number: _phone_number_pb2.PhoneNumber | None = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["phone_number", b"phone_number"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["phone_number", b"phone_number", "trunk_id", b"trunk_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["phone_number", b"phone_number", "request_id", b"request_id", "trunk_id", b"trunk_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -343,8 +385,16 @@ class UpdatePhoneNumberRequest(_message.Message):
     TRUNK_ID_FIELD_NUMBER: _builtins.int
     PHONE_NUMBER_FIELD_NUMBER: _builtins.int
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     trunk_id: _builtins.str
     """The trunk's id. Never empty."""
+    request_id: _builtins.str
+    """Makes the call safe to retry, as the service says: 1 to 128 visible ASCII
+    characters, best a new UUID for each call. Empty means none.
+    """
+    validate_only: _builtins.bool
+    """Whether to check and answer only, and to write nothing."""
     @_builtins.property
     def phone_number(self) -> _phone_number_pb2.PhoneNumber:
         """The number with its id, and the values to set."""
@@ -359,10 +409,12 @@ class UpdatePhoneNumberRequest(_message.Message):
         trunk_id: _builtins.str = ...,
         phone_number: _phone_number_pb2.PhoneNumber | None = ...,
         update_mask: _field_mask_pb2.FieldMask | None = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["phone_number", b"phone_number", "update_mask", b"update_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["phone_number", b"phone_number", "trunk_id", b"trunk_id", "update_mask", b"update_mask"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["phone_number", b"phone_number", "request_id", b"request_id", "trunk_id", b"trunk_id", "update_mask", b"update_mask", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -376,19 +428,29 @@ class DeletePhoneNumberRequest(_message.Message):
 
     TRUNK_ID_FIELD_NUMBER: _builtins.int
     ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     trunk_id: _builtins.str
     """The trunk's id. Never empty."""
     id: _builtins.str
     """The number's id. Never empty."""
+    request_id: _builtins.str
+    """Makes the call safe to retry, as the service says: 1 to 128 visible ASCII
+    characters, best a new UUID for each call. Empty means none.
+    """
+    validate_only: _builtins.bool
+    """Whether to check and answer only, and to write nothing."""
     def __init__(
         self,
         *,
         trunk_id: _builtins.str = ...,
         id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "trunk_id", b"trunk_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "request_id", b"request_id", "trunk_id", b"trunk_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -410,3 +472,625 @@ class DeletePhoneNumberResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeletePhoneNumberResponse: _TypeAlias = DeletePhoneNumberResponse  # noqa: Y015
+
+@_typing.final
+class BatchUpdateSipTrunksRequest(_message.Message):
+    """Asks for changes of several trunks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes the call safe to retry, as the service says: 1 to 128 visible ASCII
+    characters, best a new UUID for each call. Empty means none.
+    """
+    validate_only: _builtins.bool
+    """Whether to check and answer only, and to write nothing."""
+    @_builtins.property
+    def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___UpdateSipTrunkRequest]:
+        """The updates, 1 to 100, each of another trunk. Their own `request_id` and
+        `validate_only` stay empty.
+        """
+
+    def __init__(
+        self,
+        *,
+        requests: _abc.Iterable[Global___UpdateSipTrunkRequest] | None = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "requests", b"requests", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchUpdateSipTrunksRequest: _TypeAlias = BatchUpdateSipTrunksRequest  # noqa: Y015
+
+@_typing.final
+class BatchUpdateSipTrunksResponse(_message.Message):
+    """The trunks after a batch of updates."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIP_TRUNKS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def sip_trunks(self) -> _containers.RepeatedCompositeFieldContainer[_sip_trunk_pb2.SipTrunk]:
+        """The trunks as they now stand, in the order of the requests."""
+
+    def __init__(
+        self,
+        *,
+        sip_trunks: _abc.Iterable[_sip_trunk_pb2.SipTrunk] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sip_trunks", b"sip_trunks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchUpdateSipTrunksResponse: _TypeAlias = BatchUpdateSipTrunksResponse  # noqa: Y015
+
+@_typing.final
+class AddGatewaysRequest(_message.Message):
+    """Asks for more gateways on a trunk."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRUNK_ID_FIELD_NUMBER: _builtins.int
+    GATEWAYS_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    trunk_id: _builtins.str
+    """The trunk's id. Never empty."""
+    etag: _builtins.str
+    """The etag that the trunk must have (AIP-154). Empty means no condition."""
+    request_id: _builtins.str
+    """Makes the call safe to retry, as the service says: 1 to 128 visible ASCII
+    characters, best a new UUID for each call. Empty means none.
+    """
+    validate_only: _builtins.bool
+    """Whether to check and answer only, and to write nothing."""
+    @_builtins.property
+    def gateways(self) -> _containers.RepeatedCompositeFieldContainer[_sip_trunk_pb2.Gateway]:
+        """The gateways to add, 1 to 32. Output-only fields are ignored."""
+
+    def __init__(
+        self,
+        *,
+        trunk_id: _builtins.str = ...,
+        gateways: _abc.Iterable[_sip_trunk_pb2.Gateway] | None = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "gateways", b"gateways", "request_id", b"request_id", "trunk_id", b"trunk_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddGatewaysRequest: _TypeAlias = AddGatewaysRequest  # noqa: Y015
+
+@_typing.final
+class RemoveGatewaysRequest(_message.Message):
+    """Asks for fewer gateways on a trunk."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRUNK_ID_FIELD_NUMBER: _builtins.int
+    GATEWAY_IDS_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    trunk_id: _builtins.str
+    """The trunk's id. Never empty."""
+    etag: _builtins.str
+    """The etag that the trunk must have (AIP-154). Empty means no condition."""
+    request_id: _builtins.str
+    """Makes the call safe to retry, as the service says: 1 to 128 visible ASCII
+    characters, best a new UUID for each call. Empty means none.
+    """
+    validate_only: _builtins.bool
+    """Whether to check and answer only, and to write nothing."""
+    @_builtins.property
+    def gateway_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The ids of the gateways to remove, 1 to 32."""
+
+    def __init__(
+        self,
+        *,
+        trunk_id: _builtins.str = ...,
+        gateway_ids: _abc.Iterable[_builtins.str] | None = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "gateway_ids", b"gateway_ids", "request_id", b"request_id", "trunk_id", b"trunk_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveGatewaysRequest: _TypeAlias = RemoveGatewaysRequest  # noqa: Y015
+
+@_typing.final
+class AddIpIdentifiersRequest(_message.Message):
+    """Asks for more addresses on a trunk."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRUNK_ID_FIELD_NUMBER: _builtins.int
+    IP_IDENTIFIERS_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    trunk_id: _builtins.str
+    """The trunk's id. Never empty."""
+    etag: _builtins.str
+    """The etag that the trunk must have (AIP-154). Empty means no condition."""
+    request_id: _builtins.str
+    """Makes the call safe to retry, as the service says: 1 to 128 visible ASCII
+    characters, best a new UUID for each call. Empty means none.
+    """
+    validate_only: _builtins.bool
+    """Whether to check and answer only, and to write nothing."""
+    @_builtins.property
+    def ip_identifiers(self) -> _containers.RepeatedCompositeFieldContainer[_sip_trunk_pb2.IpIdentifier]:
+        """The addresses to add, 1 to 256."""
+
+    def __init__(
+        self,
+        *,
+        trunk_id: _builtins.str = ...,
+        ip_identifiers: _abc.Iterable[_sip_trunk_pb2.IpIdentifier] | None = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "ip_identifiers", b"ip_identifiers", "request_id", b"request_id", "trunk_id", b"trunk_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddIpIdentifiersRequest: _TypeAlias = AddIpIdentifiersRequest  # noqa: Y015
+
+@_typing.final
+class RemoveIpIdentifiersRequest(_message.Message):
+    """Asks for fewer addresses on a trunk."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRUNK_ID_FIELD_NUMBER: _builtins.int
+    IP_ADDRESSES_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    trunk_id: _builtins.str
+    """The trunk's id. Never empty."""
+    etag: _builtins.str
+    """The etag that the trunk must have (AIP-154). Empty means no condition."""
+    request_id: _builtins.str
+    """Makes the call safe to retry, as the service says: 1 to 128 visible ASCII
+    characters, best a new UUID for each call. Empty means none.
+    """
+    validate_only: _builtins.bool
+    """Whether to check and answer only, and to write nothing."""
+    @_builtins.property
+    def ip_addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The addresses or ranges to remove, 1 to 256, each in any form that stands
+        for the one stored.
+        """
+
+    def __init__(
+        self,
+        *,
+        trunk_id: _builtins.str = ...,
+        ip_addresses: _abc.Iterable[_builtins.str] | None = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "ip_addresses", b"ip_addresses", "request_id", b"request_id", "trunk_id", b"trunk_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveIpIdentifiersRequest: _TypeAlias = RemoveIpIdentifiersRequest  # noqa: Y015
+
+@_typing.final
+class BatchCreatePhoneNumbersRequest(_message.Message):
+    """Asks for several phone numbers on a trunk."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRUNK_ID_FIELD_NUMBER: _builtins.int
+    PHONE_NUMBERS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    trunk_id: _builtins.str
+    """The trunk's id. Never empty."""
+    request_id: _builtins.str
+    """Makes the call safe to retry, as the service says: 1 to 128 visible ASCII
+    characters, best a new UUID for each call. Empty means none.
+    """
+    validate_only: _builtins.bool
+    """Whether to check and answer only, and to write nothing."""
+    @_builtins.property
+    def phone_numbers(self) -> _containers.RepeatedCompositeFieldContainer[_phone_number_pb2.PhoneNumber]:
+        """The numbers, 1 to 1000. Output-only fields are ignored."""
+
+    def __init__(
+        self,
+        *,
+        trunk_id: _builtins.str = ...,
+        phone_numbers: _abc.Iterable[_phone_number_pb2.PhoneNumber] | None = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["phone_numbers", b"phone_numbers", "request_id", b"request_id", "trunk_id", b"trunk_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchCreatePhoneNumbersRequest: _TypeAlias = BatchCreatePhoneNumbersRequest  # noqa: Y015
+
+@_typing.final
+class BatchCreatePhoneNumbersResponse(_message.Message):
+    """The phone numbers that were added."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PHONE_NUMBERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def phone_numbers(self) -> _containers.RepeatedCompositeFieldContainer[_phone_number_pb2.PhoneNumber]:
+        """The numbers in the order of the request."""
+
+    def __init__(
+        self,
+        *,
+        phone_numbers: _abc.Iterable[_phone_number_pb2.PhoneNumber] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["phone_numbers", b"phone_numbers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchCreatePhoneNumbersResponse: _TypeAlias = BatchCreatePhoneNumbersResponse  # noqa: Y015
+
+@_typing.final
+class BatchDeletePhoneNumbersRequest(_message.Message):
+    """Asks for the removal of several phone numbers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRUNK_ID_FIELD_NUMBER: _builtins.int
+    IDS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    trunk_id: _builtins.str
+    """The trunk's id. Never empty."""
+    request_id: _builtins.str
+    """Makes the call safe to retry, as the service says: 1 to 128 visible ASCII
+    characters, best a new UUID for each call. Empty means none.
+    """
+    validate_only: _builtins.bool
+    """Whether to check and answer only, and to write nothing."""
+    @_builtins.property
+    def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The ids of the numbers, 1 to 1000."""
+
+    def __init__(
+        self,
+        *,
+        trunk_id: _builtins.str = ...,
+        ids: _abc.Iterable[_builtins.str] | None = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids", "request_id", b"request_id", "trunk_id", b"trunk_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchDeletePhoneNumbersRequest: _TypeAlias = BatchDeletePhoneNumbersRequest  # noqa: Y015
+
+@_typing.final
+class BatchDeletePhoneNumbersResponse(_message.Message):
+    """Tells that phone numbers were removed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchDeletePhoneNumbersResponse: _TypeAlias = BatchDeletePhoneNumbersResponse  # noqa: Y015
+
+@_typing.final
+class MovePhoneNumbersRequest(_message.Message):
+    """Asks for phone numbers to change their trunk."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRUNK_ID_FIELD_NUMBER: _builtins.int
+    TARGET_TRUNK_ID_FIELD_NUMBER: _builtins.int
+    IDS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    trunk_id: _builtins.str
+    """The id of the trunk that they are on. Never empty."""
+    target_trunk_id: _builtins.str
+    """The id of the trunk that they go to: another one of the account. Never
+    empty.
+    """
+    request_id: _builtins.str
+    """Makes the call safe to retry, as the service says: 1 to 128 visible ASCII
+    characters, best a new UUID for each call. Empty means none.
+    """
+    validate_only: _builtins.bool
+    """Whether to check and answer only, and to write nothing."""
+    @_builtins.property
+    def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The ids of the numbers, 1 to 1000."""
+
+    def __init__(
+        self,
+        *,
+        trunk_id: _builtins.str = ...,
+        target_trunk_id: _builtins.str = ...,
+        ids: _abc.Iterable[_builtins.str] | None = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids", "request_id", b"request_id", "target_trunk_id", b"target_trunk_id", "trunk_id", b"trunk_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MovePhoneNumbersRequest: _TypeAlias = MovePhoneNumbersRequest  # noqa: Y015
+
+@_typing.final
+class MovePhoneNumbersResponse(_message.Message):
+    """The phone numbers that were moved."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PHONE_NUMBERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def phone_numbers(self) -> _containers.RepeatedCompositeFieldContainer[_phone_number_pb2.PhoneNumber]:
+        """The numbers asked for, as they now are, in the order of their ids."""
+
+    def __init__(
+        self,
+        *,
+        phone_numbers: _abc.Iterable[_phone_number_pb2.PhoneNumber] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["phone_numbers", b"phone_numbers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MovePhoneNumbersResponse: _TypeAlias = MovePhoneNumbersResponse  # noqa: Y015
+
+@_typing.final
+class ListSipTrunkRevisionsRequest(_message.Message):
+    """Asks for a page of a trunk's revisions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRUNK_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    trunk_id: _builtins.str
+    """The trunk's id. Never empty."""
+    page_size: _builtins.int
+    """The most revisions to return, up to 500; more is taken as 500. 0 means 50.
+    A page may be shorter than asked before the last one.
+    """
+    page_token: _builtins.str
+    """The `next_page_token` of the page before. Empty means the first page."""
+    def __init__(
+        self,
+        *,
+        trunk_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "trunk_id", b"trunk_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSipTrunkRevisionsRequest: _TypeAlias = ListSipTrunkRevisionsRequest  # noqa: Y015
+
+@_typing.final
+class ListSipTrunkRevisionsResponse(_message.Message):
+    """A page of revisions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIP_TRUNK_REVISIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """What to send for the next page. Empty means that this was the last."""
+    @_builtins.property
+    def sip_trunk_revisions(self) -> _containers.RepeatedCompositeFieldContainer[_sip_trunk_revision_pb2.SipTrunkRevision]:
+        """The revisions of the page. It ends early where it would grow beyond 1 MiB."""
+
+    def __init__(
+        self,
+        *,
+        sip_trunk_revisions: _abc.Iterable[_sip_trunk_revision_pb2.SipTrunkRevision] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "sip_trunk_revisions", b"sip_trunk_revisions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSipTrunkRevisionsResponse: _TypeAlias = ListSipTrunkRevisionsResponse  # noqa: Y015
+
+@_typing.final
+class GetSipTrunkRevisionRequest(_message.Message):
+    """Asks for one revision."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRUNK_ID_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    trunk_id: _builtins.str
+    """The trunk's id. Never empty."""
+    revision: _builtins.int
+    """The number of the revision. Never 0."""
+    def __init__(
+        self,
+        *,
+        trunk_id: _builtins.str = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision", "trunk_id", b"trunk_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSipTrunkRevisionRequest: _TypeAlias = GetSipTrunkRevisionRequest  # noqa: Y015
+
+@_typing.final
+class RevertSipTrunkRequest(_message.Message):
+    """Asks for a trunk as it was."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRUNK_ID_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    trunk_id: _builtins.str
+    """The trunk's id. Never empty."""
+    revision: _builtins.int
+    """The number of the revision whose values the trunk is to have. Never 0."""
+    etag: _builtins.str
+    """The etag that the trunk must have (AIP-154). Empty means no condition."""
+    request_id: _builtins.str
+    """Makes the call safe to retry, as the service says: 1 to 128 visible ASCII
+    characters, best a new UUID for each call. Empty means none.
+    """
+    validate_only: _builtins.bool
+    """Whether to check and answer only, and to write nothing."""
+    def __init__(
+        self,
+        *,
+        trunk_id: _builtins.str = ...,
+        revision: _builtins.int = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "request_id", b"request_id", "revision", b"revision", "trunk_id", b"trunk_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevertSipTrunkRequest: _TypeAlias = RevertSipTrunkRequest  # noqa: Y015
+
+@_typing.final
+class WatchSipTrunksRequest(_message.Message):
+    """Asks for a stream of changes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    INITIAL_STATE_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    ALL_ACCOUNTS_FIELD_NUMBER: _builtins.int
+    resume_token: _builtins.str
+    """Where to go on: the last `resume_token` of an earlier stream. Empty means
+    from now on.
+    """
+    initial_state: _builtins.bool
+    """Whether every trunk comes first, as it is, and then its changes. Not with
+    `resume_token`.
+    """
+    filter: _builtins.str
+    """Which trunks: `is_active=true` or `is_active=false`. A change that takes a
+    trunk out of the filter is delivered too, so that a watcher can let go of
+    it. Empty means every trunk.
+    """
+    all_accounts: _builtins.bool
+    """Whether the trunks of all accounts are watched, which takes a token with
+    the scope `operator:read`.
+    """
+    def __init__(
+        self,
+        *,
+        resume_token: _builtins.str = ...,
+        initial_state: _builtins.bool = ...,
+        filter: _builtins.str = ...,
+        all_accounts: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_accounts", b"all_accounts", "filter", b"filter", "initial_state", b"initial_state", "resume_token", b"resume_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchSipTrunksRequest: _TypeAlias = WatchSipTrunksRequest  # noqa: Y015
+
+@_typing.final
+class WatchSipTrunksResponse(_message.Message):
+    """A part of a stream: some events, a heartbeat, or the end of the initial state."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    INITIAL_STATE_COMPLETE_FIELD_NUMBER: _builtins.int
+    resume_token: _builtins.str
+    """Where a watch goes on after this response. Empty until the initial state is
+    complete.
+    """
+    initial_state_complete: _builtins.bool
+    """Whether the initial state is complete with this response. True once in a
+    stream that began with it.
+    """
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[_sip_trunk_event_pb2.SipTrunkEvent]:
+        """What happened, in order. Empty in a heartbeat, which comes at least every 15
+        seconds, and in the first response, which says that the watch has begun.
+        """
+
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[_sip_trunk_event_pb2.SipTrunkEvent] | None = ...,
+        resume_token: _builtins.str = ...,
+        initial_state_complete: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "initial_state_complete", b"initial_state_complete", "resume_token", b"resume_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchSipTrunksResponse: _TypeAlias = WatchSipTrunksResponse  # noqa: Y015

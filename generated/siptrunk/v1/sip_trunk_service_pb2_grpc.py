@@ -5,6 +5,7 @@ import warnings
 
 from siptrunk.v1 import phone_number_pb2 as siptrunk_dot_v1_dot_phone__number__pb2
 from siptrunk.v1 import sip_trunk_pb2 as siptrunk_dot_v1_dot_sip__trunk__pb2
+from siptrunk.v1 import sip_trunk_revision_pb2 as siptrunk_dot_v1_dot_sip__trunk__revision__pb2
 from siptrunk.v1 import sip_trunk_service_pb2 as siptrunk_dot_v1_dot_sip__trunk__service__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -36,6 +37,16 @@ class SipTrunkServiceStub:
     violation found, each with the path of its field. A field that this server
     does not know, at any depth of a request, is INVALID_ARGUMENT: a server must
     not do half of what a newer client asks.
+
+    Every method that changes something takes a `request_id` and `validate_only`.
+    A retry with the same request_id, within the time that the deployment keeps
+    them (24 hours unless set otherwise), changes nothing and is answered as the
+    first call was, also after a crash and by another server. The same request_id
+    with another request is INVALID_ARGUMENT (REQUEST_ID_REUSED); while the first
+    call is still at work, ABORTED (REQUEST_IN_FLIGHT) with RetryInfo. Ids are
+    kept for each account and method. A call that was refused keeps none. With
+    `validate_only`, a call is permitted, checked and answered as without, but
+    nothing is written; ids and times that only a write makes are absent.
     """
 
     def __init__(self, channel):
@@ -89,6 +100,66 @@ class SipTrunkServiceStub:
                 request_serializer=siptrunk_dot_v1_dot_sip__trunk__service__pb2.DeletePhoneNumberRequest.SerializeToString,
                 response_deserializer=siptrunk_dot_v1_dot_sip__trunk__service__pb2.DeletePhoneNumberResponse.FromString,
                 _registered_method=True)
+        self.BatchUpdateSipTrunks = channel.unary_unary(
+                '/siptrunk.v1.SipTrunkService/BatchUpdateSipTrunks',
+                request_serializer=siptrunk_dot_v1_dot_sip__trunk__service__pb2.BatchUpdateSipTrunksRequest.SerializeToString,
+                response_deserializer=siptrunk_dot_v1_dot_sip__trunk__service__pb2.BatchUpdateSipTrunksResponse.FromString,
+                _registered_method=True)
+        self.AddGateways = channel.unary_unary(
+                '/siptrunk.v1.SipTrunkService/AddGateways',
+                request_serializer=siptrunk_dot_v1_dot_sip__trunk__service__pb2.AddGatewaysRequest.SerializeToString,
+                response_deserializer=siptrunk_dot_v1_dot_sip__trunk__pb2.SipTrunk.FromString,
+                _registered_method=True)
+        self.RemoveGateways = channel.unary_unary(
+                '/siptrunk.v1.SipTrunkService/RemoveGateways',
+                request_serializer=siptrunk_dot_v1_dot_sip__trunk__service__pb2.RemoveGatewaysRequest.SerializeToString,
+                response_deserializer=siptrunk_dot_v1_dot_sip__trunk__pb2.SipTrunk.FromString,
+                _registered_method=True)
+        self.AddIpIdentifiers = channel.unary_unary(
+                '/siptrunk.v1.SipTrunkService/AddIpIdentifiers',
+                request_serializer=siptrunk_dot_v1_dot_sip__trunk__service__pb2.AddIpIdentifiersRequest.SerializeToString,
+                response_deserializer=siptrunk_dot_v1_dot_sip__trunk__pb2.SipTrunk.FromString,
+                _registered_method=True)
+        self.RemoveIpIdentifiers = channel.unary_unary(
+                '/siptrunk.v1.SipTrunkService/RemoveIpIdentifiers',
+                request_serializer=siptrunk_dot_v1_dot_sip__trunk__service__pb2.RemoveIpIdentifiersRequest.SerializeToString,
+                response_deserializer=siptrunk_dot_v1_dot_sip__trunk__pb2.SipTrunk.FromString,
+                _registered_method=True)
+        self.BatchCreatePhoneNumbers = channel.unary_unary(
+                '/siptrunk.v1.SipTrunkService/BatchCreatePhoneNumbers',
+                request_serializer=siptrunk_dot_v1_dot_sip__trunk__service__pb2.BatchCreatePhoneNumbersRequest.SerializeToString,
+                response_deserializer=siptrunk_dot_v1_dot_sip__trunk__service__pb2.BatchCreatePhoneNumbersResponse.FromString,
+                _registered_method=True)
+        self.BatchDeletePhoneNumbers = channel.unary_unary(
+                '/siptrunk.v1.SipTrunkService/BatchDeletePhoneNumbers',
+                request_serializer=siptrunk_dot_v1_dot_sip__trunk__service__pb2.BatchDeletePhoneNumbersRequest.SerializeToString,
+                response_deserializer=siptrunk_dot_v1_dot_sip__trunk__service__pb2.BatchDeletePhoneNumbersResponse.FromString,
+                _registered_method=True)
+        self.MovePhoneNumbers = channel.unary_unary(
+                '/siptrunk.v1.SipTrunkService/MovePhoneNumbers',
+                request_serializer=siptrunk_dot_v1_dot_sip__trunk__service__pb2.MovePhoneNumbersRequest.SerializeToString,
+                response_deserializer=siptrunk_dot_v1_dot_sip__trunk__service__pb2.MovePhoneNumbersResponse.FromString,
+                _registered_method=True)
+        self.ListSipTrunkRevisions = channel.unary_unary(
+                '/siptrunk.v1.SipTrunkService/ListSipTrunkRevisions',
+                request_serializer=siptrunk_dot_v1_dot_sip__trunk__service__pb2.ListSipTrunkRevisionsRequest.SerializeToString,
+                response_deserializer=siptrunk_dot_v1_dot_sip__trunk__service__pb2.ListSipTrunkRevisionsResponse.FromString,
+                _registered_method=True)
+        self.GetSipTrunkRevision = channel.unary_unary(
+                '/siptrunk.v1.SipTrunkService/GetSipTrunkRevision',
+                request_serializer=siptrunk_dot_v1_dot_sip__trunk__service__pb2.GetSipTrunkRevisionRequest.SerializeToString,
+                response_deserializer=siptrunk_dot_v1_dot_sip__trunk__revision__pb2.SipTrunkRevision.FromString,
+                _registered_method=True)
+        self.RevertSipTrunk = channel.unary_unary(
+                '/siptrunk.v1.SipTrunkService/RevertSipTrunk',
+                request_serializer=siptrunk_dot_v1_dot_sip__trunk__service__pb2.RevertSipTrunkRequest.SerializeToString,
+                response_deserializer=siptrunk_dot_v1_dot_sip__trunk__pb2.SipTrunk.FromString,
+                _registered_method=True)
+        self.WatchSipTrunks = channel.unary_stream(
+                '/siptrunk.v1.SipTrunkService/WatchSipTrunks',
+                request_serializer=siptrunk_dot_v1_dot_sip__trunk__service__pb2.WatchSipTrunksRequest.SerializeToString,
+                response_deserializer=siptrunk_dot_v1_dot_sip__trunk__service__pb2.WatchSipTrunksResponse.FromString,
+                _registered_method=True)
 
 
 class SipTrunkServiceServicer:
@@ -100,6 +171,16 @@ class SipTrunkServiceServicer:
     violation found, each with the path of its field. A field that this server
     does not know, at any depth of a request, is INVALID_ARGUMENT: a server must
     not do half of what a newer client asks.
+
+    Every method that changes something takes a `request_id` and `validate_only`.
+    A retry with the same request_id, within the time that the deployment keeps
+    them (24 hours unless set otherwise), changes nothing and is answered as the
+    first call was, also after a crash and by another server. The same request_id
+    with another request is INVALID_ARGUMENT (REQUEST_ID_REUSED); while the first
+    call is still at work, ABORTED (REQUEST_IN_FLIGHT) with RetryInfo. Ids are
+    kept for each account and method. A call that was refused keeps none. With
+    `validate_only`, a call is permitted, checked and answered as without, but
+    nothing is written; ids and times that only a write makes are absent.
     """
 
     def CreateSipTrunk(self, request, context):
@@ -183,6 +264,133 @@ class SipTrunkServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchUpdateSipTrunks(self, request, context):
+        """Changes up to 100 trunks at once, each under its own mask and etag, all of
+        them or none.
+
+        Errors are those of UpdateSipTrunk; fields are named from `requests[3]` on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AddGateways(self, request, context):
+        """Adds gateways to a trunk without touching the others.
+
+        One whose address and port the trunk has already stays as it is, but takes
+        the priority where one is sent. The rules are judged on the whole list.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveGateways(self, request, context):
+        """Removes gateways from a trunk by their ids, without touching the others.
+
+        Ids that the trunk does not have are passed over; the last gateway can't
+        go.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AddIpIdentifiers(self, request, context):
+        """Adds addresses to a trunk without touching the others.
+
+        Those that the trunk has already are passed over. The rules are judged on
+        the whole list.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveIpIdentifiers(self, request, context):
+        """Removes addresses from a trunk without touching the others.
+
+        Those that the trunk does not have are passed over; the last one of an
+        IP_BASED trunk can't go.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchCreatePhoneNumbers(self, request, context):
+        """Adds up to 1000 phone numbers to a trunk, all of them or none.
+
+        ALREADY_EXISTS where the account has one of them on any trunk; it is named.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchDeletePhoneNumbers(self, request, context):
+        """Removes up to 1000 phone numbers from their trunk, all of them or none.
+
+        NOT_FOUND where the trunk lacks one of them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MovePhoneNumbers(self, request, context):
+        """Moves up to 1000 phone numbers from one trunk of the account to another,
+        all of them or none. At no instant is a number on no trunk, or on two.
+
+        Numbers that are on the other trunk already are passed over. NOT_FOUND
+        where there is no such trunk, or a number is on neither.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSipTrunkRevisions(self, request, context):
+        """Lists the revisions of a trunk, the newest first, a page at a time. A
+        deleted trunk has them still.
+
+        NOT_FOUND where the account never had such a trunk, or has forgotten it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSipTrunkRevision(self, request, context):
+        """Reads one revision of a trunk.
+
+        NOT_FOUND where there is none, or it is not kept any more.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevertSipTrunk(self, request, context):
+        """Gives every field of a trunk the value that it had at an earlier revision.
+        That is a change like any other, with a revision of its own. Secrets and
+        phone numbers stay as they are.
+
+        INVALID_ARGUMENT with every violation where today's rules forbid it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchSipTrunks(self, request, context):
+        """Streams the changes of the account's trunks: from now on, from a token on,
+        or the initial state and then its changes.
+
+        Every change committed after the first response, or after the token, is
+        delivered at least once, whatever the order of commits; within a stream the
+        revisions of a trunk rise. When a stream ends, whatever the reason, go on
+        from the last token. OUT_OF_RANGE (RESUME_TOKEN_EXPIRED,
+        RESUME_TOKEN_FOREIGN) means that a token can't be gone on from, since it is
+        older than the history kept, or another database's or a restored one's:
+        start with the initial state. RESOURCE_EXHAUSTED (WATCHER_TOO_SLOW) means
+        that the stream was not read fast enough; ErrorInfo metadata `resumeToken`
+        says where to go on, as it does in UNAVAILABLE (DRAINING).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SipTrunkServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -231,6 +439,66 @@ def add_SipTrunkServiceServicer_to_server(servicer, server):
                     request_deserializer=siptrunk_dot_v1_dot_sip__trunk__service__pb2.DeletePhoneNumberRequest.FromString,
                     response_serializer=siptrunk_dot_v1_dot_sip__trunk__service__pb2.DeletePhoneNumberResponse.SerializeToString,
             ),
+            'BatchUpdateSipTrunks': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchUpdateSipTrunks,
+                    request_deserializer=siptrunk_dot_v1_dot_sip__trunk__service__pb2.BatchUpdateSipTrunksRequest.FromString,
+                    response_serializer=siptrunk_dot_v1_dot_sip__trunk__service__pb2.BatchUpdateSipTrunksResponse.SerializeToString,
+            ),
+            'AddGateways': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddGateways,
+                    request_deserializer=siptrunk_dot_v1_dot_sip__trunk__service__pb2.AddGatewaysRequest.FromString,
+                    response_serializer=siptrunk_dot_v1_dot_sip__trunk__pb2.SipTrunk.SerializeToString,
+            ),
+            'RemoveGateways': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveGateways,
+                    request_deserializer=siptrunk_dot_v1_dot_sip__trunk__service__pb2.RemoveGatewaysRequest.FromString,
+                    response_serializer=siptrunk_dot_v1_dot_sip__trunk__pb2.SipTrunk.SerializeToString,
+            ),
+            'AddIpIdentifiers': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddIpIdentifiers,
+                    request_deserializer=siptrunk_dot_v1_dot_sip__trunk__service__pb2.AddIpIdentifiersRequest.FromString,
+                    response_serializer=siptrunk_dot_v1_dot_sip__trunk__pb2.SipTrunk.SerializeToString,
+            ),
+            'RemoveIpIdentifiers': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveIpIdentifiers,
+                    request_deserializer=siptrunk_dot_v1_dot_sip__trunk__service__pb2.RemoveIpIdentifiersRequest.FromString,
+                    response_serializer=siptrunk_dot_v1_dot_sip__trunk__pb2.SipTrunk.SerializeToString,
+            ),
+            'BatchCreatePhoneNumbers': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchCreatePhoneNumbers,
+                    request_deserializer=siptrunk_dot_v1_dot_sip__trunk__service__pb2.BatchCreatePhoneNumbersRequest.FromString,
+                    response_serializer=siptrunk_dot_v1_dot_sip__trunk__service__pb2.BatchCreatePhoneNumbersResponse.SerializeToString,
+            ),
+            'BatchDeletePhoneNumbers': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchDeletePhoneNumbers,
+                    request_deserializer=siptrunk_dot_v1_dot_sip__trunk__service__pb2.BatchDeletePhoneNumbersRequest.FromString,
+                    response_serializer=siptrunk_dot_v1_dot_sip__trunk__service__pb2.BatchDeletePhoneNumbersResponse.SerializeToString,
+            ),
+            'MovePhoneNumbers': grpc.unary_unary_rpc_method_handler(
+                    servicer.MovePhoneNumbers,
+                    request_deserializer=siptrunk_dot_v1_dot_sip__trunk__service__pb2.MovePhoneNumbersRequest.FromString,
+                    response_serializer=siptrunk_dot_v1_dot_sip__trunk__service__pb2.MovePhoneNumbersResponse.SerializeToString,
+            ),
+            'ListSipTrunkRevisions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSipTrunkRevisions,
+                    request_deserializer=siptrunk_dot_v1_dot_sip__trunk__service__pb2.ListSipTrunkRevisionsRequest.FromString,
+                    response_serializer=siptrunk_dot_v1_dot_sip__trunk__service__pb2.ListSipTrunkRevisionsResponse.SerializeToString,
+            ),
+            'GetSipTrunkRevision': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSipTrunkRevision,
+                    request_deserializer=siptrunk_dot_v1_dot_sip__trunk__service__pb2.GetSipTrunkRevisionRequest.FromString,
+                    response_serializer=siptrunk_dot_v1_dot_sip__trunk__revision__pb2.SipTrunkRevision.SerializeToString,
+            ),
+            'RevertSipTrunk': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevertSipTrunk,
+                    request_deserializer=siptrunk_dot_v1_dot_sip__trunk__service__pb2.RevertSipTrunkRequest.FromString,
+                    response_serializer=siptrunk_dot_v1_dot_sip__trunk__pb2.SipTrunk.SerializeToString,
+            ),
+            'WatchSipTrunks': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchSipTrunks,
+                    request_deserializer=siptrunk_dot_v1_dot_sip__trunk__service__pb2.WatchSipTrunksRequest.FromString,
+                    response_serializer=siptrunk_dot_v1_dot_sip__trunk__service__pb2.WatchSipTrunksResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'siptrunk.v1.SipTrunkService', rpc_method_handlers)
@@ -248,6 +516,16 @@ class SipTrunkService:
     violation found, each with the path of its field. A field that this server
     does not know, at any depth of a request, is INVALID_ARGUMENT: a server must
     not do half of what a newer client asks.
+
+    Every method that changes something takes a `request_id` and `validate_only`.
+    A retry with the same request_id, within the time that the deployment keeps
+    them (24 hours unless set otherwise), changes nothing and is answered as the
+    first call was, also after a crash and by another server. The same request_id
+    with another request is INVALID_ARGUMENT (REQUEST_ID_REUSED); while the first
+    call is still at work, ABORTED (REQUEST_IN_FLIGHT) with RetryInfo. Ids are
+    kept for each account and method. A call that was refused keeps none. With
+    `validate_only`, a call is permitted, checked and answered as without, but
+    nothing is written; ids and times that only a write makes are absent.
     """
 
     @staticmethod
@@ -483,6 +761,330 @@ class SipTrunkService:
             '/siptrunk.v1.SipTrunkService/DeletePhoneNumber',
             siptrunk_dot_v1_dot_sip__trunk__service__pb2.DeletePhoneNumberRequest.SerializeToString,
             siptrunk_dot_v1_dot_sip__trunk__service__pb2.DeletePhoneNumberResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchUpdateSipTrunks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/siptrunk.v1.SipTrunkService/BatchUpdateSipTrunks',
+            siptrunk_dot_v1_dot_sip__trunk__service__pb2.BatchUpdateSipTrunksRequest.SerializeToString,
+            siptrunk_dot_v1_dot_sip__trunk__service__pb2.BatchUpdateSipTrunksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddGateways(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/siptrunk.v1.SipTrunkService/AddGateways',
+            siptrunk_dot_v1_dot_sip__trunk__service__pb2.AddGatewaysRequest.SerializeToString,
+            siptrunk_dot_v1_dot_sip__trunk__pb2.SipTrunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveGateways(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/siptrunk.v1.SipTrunkService/RemoveGateways',
+            siptrunk_dot_v1_dot_sip__trunk__service__pb2.RemoveGatewaysRequest.SerializeToString,
+            siptrunk_dot_v1_dot_sip__trunk__pb2.SipTrunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddIpIdentifiers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/siptrunk.v1.SipTrunkService/AddIpIdentifiers',
+            siptrunk_dot_v1_dot_sip__trunk__service__pb2.AddIpIdentifiersRequest.SerializeToString,
+            siptrunk_dot_v1_dot_sip__trunk__pb2.SipTrunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveIpIdentifiers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/siptrunk.v1.SipTrunkService/RemoveIpIdentifiers',
+            siptrunk_dot_v1_dot_sip__trunk__service__pb2.RemoveIpIdentifiersRequest.SerializeToString,
+            siptrunk_dot_v1_dot_sip__trunk__pb2.SipTrunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchCreatePhoneNumbers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/siptrunk.v1.SipTrunkService/BatchCreatePhoneNumbers',
+            siptrunk_dot_v1_dot_sip__trunk__service__pb2.BatchCreatePhoneNumbersRequest.SerializeToString,
+            siptrunk_dot_v1_dot_sip__trunk__service__pb2.BatchCreatePhoneNumbersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchDeletePhoneNumbers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/siptrunk.v1.SipTrunkService/BatchDeletePhoneNumbers',
+            siptrunk_dot_v1_dot_sip__trunk__service__pb2.BatchDeletePhoneNumbersRequest.SerializeToString,
+            siptrunk_dot_v1_dot_sip__trunk__service__pb2.BatchDeletePhoneNumbersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MovePhoneNumbers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/siptrunk.v1.SipTrunkService/MovePhoneNumbers',
+            siptrunk_dot_v1_dot_sip__trunk__service__pb2.MovePhoneNumbersRequest.SerializeToString,
+            siptrunk_dot_v1_dot_sip__trunk__service__pb2.MovePhoneNumbersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSipTrunkRevisions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/siptrunk.v1.SipTrunkService/ListSipTrunkRevisions',
+            siptrunk_dot_v1_dot_sip__trunk__service__pb2.ListSipTrunkRevisionsRequest.SerializeToString,
+            siptrunk_dot_v1_dot_sip__trunk__service__pb2.ListSipTrunkRevisionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSipTrunkRevision(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/siptrunk.v1.SipTrunkService/GetSipTrunkRevision',
+            siptrunk_dot_v1_dot_sip__trunk__service__pb2.GetSipTrunkRevisionRequest.SerializeToString,
+            siptrunk_dot_v1_dot_sip__trunk__revision__pb2.SipTrunkRevision.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevertSipTrunk(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/siptrunk.v1.SipTrunkService/RevertSipTrunk',
+            siptrunk_dot_v1_dot_sip__trunk__service__pb2.RevertSipTrunkRequest.SerializeToString,
+            siptrunk_dot_v1_dot_sip__trunk__pb2.SipTrunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchSipTrunks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/siptrunk.v1.SipTrunkService/WatchSipTrunks',
+            siptrunk_dot_v1_dot_sip__trunk__service__pb2.WatchSipTrunksRequest.SerializeToString,
+            siptrunk_dot_v1_dot_sip__trunk__service__pb2.WatchSipTrunksResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from grpc import aio as _aio
 from siptrunk.v1 import phone_number_pb2 as _phone_number_pb2
 from siptrunk.v1 import sip_trunk_pb2 as _sip_trunk_pb2
+from siptrunk.v1 import sip_trunk_revision_pb2 as _sip_trunk_revision_pb2
 from siptrunk.v1 import sip_trunk_service_pb2 as _sip_trunk_service_pb2
 import abc as _abc_1
 import grpc as _grpc
@@ -37,6 +38,16 @@ class SipTrunkServiceStub:
     violation found, each with the path of its field. A field that this server
     does not know, at any depth of a request, is INVALID_ARGUMENT: a server must
     not do half of what a newer client asks.
+
+    Every method that changes something takes a `request_id` and `validate_only`.
+    A retry with the same request_id, within the time that the deployment keeps
+    them (24 hours unless set otherwise), changes nothing and is answered as the
+    first call was, also after a crash and by another server. The same request_id
+    with another request is INVALID_ARGUMENT (REQUEST_ID_REUSED); while the first
+    call is still at work, ABORTED (REQUEST_IN_FLIGHT) with RetryInfo. Ids are
+    kept for each account and method. A call that was refused keeps none. With
+    `validate_only`, a call is permitted, checked and answered as without, but
+    nothing is written; ids and times that only a write makes are absent.
     """
 
     @_typing.overload
@@ -86,6 +97,85 @@ class SipTrunkServiceStub:
     """
     DeletePhoneNumber: _grpc.UnaryUnaryMultiCallable[_sip_trunk_service_pb2.DeletePhoneNumberRequest, _sip_trunk_service_pb2.DeletePhoneNumberResponse]
     """Removes a phone number from its trunk."""
+    BatchUpdateSipTrunks: _grpc.UnaryUnaryMultiCallable[_sip_trunk_service_pb2.BatchUpdateSipTrunksRequest, _sip_trunk_service_pb2.BatchUpdateSipTrunksResponse]
+    """Changes up to 100 trunks at once, each under its own mask and etag, all of
+    them or none.
+
+    Errors are those of UpdateSipTrunk; fields are named from `requests[3]` on.
+    """
+    AddGateways: _grpc.UnaryUnaryMultiCallable[_sip_trunk_service_pb2.AddGatewaysRequest, _sip_trunk_pb2.SipTrunk]
+    """Adds gateways to a trunk without touching the others.
+
+    One whose address and port the trunk has already stays as it is, but takes
+    the priority where one is sent. The rules are judged on the whole list.
+    """
+    RemoveGateways: _grpc.UnaryUnaryMultiCallable[_sip_trunk_service_pb2.RemoveGatewaysRequest, _sip_trunk_pb2.SipTrunk]
+    """Removes gateways from a trunk by their ids, without touching the others.
+
+    Ids that the trunk does not have are passed over; the last gateway can't
+    go.
+    """
+    AddIpIdentifiers: _grpc.UnaryUnaryMultiCallable[_sip_trunk_service_pb2.AddIpIdentifiersRequest, _sip_trunk_pb2.SipTrunk]
+    """Adds addresses to a trunk without touching the others.
+
+    Those that the trunk has already are passed over. The rules are judged on
+    the whole list.
+    """
+    RemoveIpIdentifiers: _grpc.UnaryUnaryMultiCallable[_sip_trunk_service_pb2.RemoveIpIdentifiersRequest, _sip_trunk_pb2.SipTrunk]
+    """Removes addresses from a trunk without touching the others.
+
+    Those that the trunk does not have are passed over; the last one of an
+    IP_BASED trunk can't go.
+    """
+    BatchCreatePhoneNumbers: _grpc.UnaryUnaryMultiCallable[_sip_trunk_service_pb2.BatchCreatePhoneNumbersRequest, _sip_trunk_service_pb2.BatchCreatePhoneNumbersResponse]
+    """Adds up to 1000 phone numbers to a trunk, all of them or none.
+
+    ALREADY_EXISTS where the account has one of them on any trunk; it is named.
+    """
+    BatchDeletePhoneNumbers: _grpc.UnaryUnaryMultiCallable[_sip_trunk_service_pb2.BatchDeletePhoneNumbersRequest, _sip_trunk_service_pb2.BatchDeletePhoneNumbersResponse]
+    """Removes up to 1000 phone numbers from their trunk, all of them or none.
+
+    NOT_FOUND where the trunk lacks one of them.
+    """
+    MovePhoneNumbers: _grpc.UnaryUnaryMultiCallable[_sip_trunk_service_pb2.MovePhoneNumbersRequest, _sip_trunk_service_pb2.MovePhoneNumbersResponse]
+    """Moves up to 1000 phone numbers from one trunk of the account to another,
+    all of them or none. At no instant is a number on no trunk, or on two.
+
+    Numbers that are on the other trunk already are passed over. NOT_FOUND
+    where there is no such trunk, or a number is on neither.
+    """
+    ListSipTrunkRevisions: _grpc.UnaryUnaryMultiCallable[_sip_trunk_service_pb2.ListSipTrunkRevisionsRequest, _sip_trunk_service_pb2.ListSipTrunkRevisionsResponse]
+    """Lists the revisions of a trunk, the newest first, a page at a time. A
+    deleted trunk has them still.
+
+    NOT_FOUND where the account never had such a trunk, or has forgotten it.
+    """
+    GetSipTrunkRevision: _grpc.UnaryUnaryMultiCallable[_sip_trunk_service_pb2.GetSipTrunkRevisionRequest, _sip_trunk_revision_pb2.SipTrunkRevision]
+    """Reads one revision of a trunk.
+
+    NOT_FOUND where there is none, or it is not kept any more.
+    """
+    RevertSipTrunk: _grpc.UnaryUnaryMultiCallable[_sip_trunk_service_pb2.RevertSipTrunkRequest, _sip_trunk_pb2.SipTrunk]
+    """Gives every field of a trunk the value that it had at an earlier revision.
+    That is a change like any other, with a revision of its own. Secrets and
+    phone numbers stay as they are.
+
+    INVALID_ARGUMENT with every violation where today's rules forbid it.
+    """
+    WatchSipTrunks: _grpc.UnaryStreamMultiCallable[_sip_trunk_service_pb2.WatchSipTrunksRequest, _sip_trunk_service_pb2.WatchSipTrunksResponse]
+    """Streams the changes of the account's trunks: from now on, from a token on,
+    or the initial state and then its changes.
+
+    Every change committed after the first response, or after the token, is
+    delivered at least once, whatever the order of commits; within a stream the
+    revisions of a trunk rise. When a stream ends, whatever the reason, go on
+    from the last token. OUT_OF_RANGE (RESUME_TOKEN_EXPIRED,
+    RESUME_TOKEN_FOREIGN) means that a token can't be gone on from, since it is
+    older than the history kept, or another database's or a restored one's:
+    start with the initial state. RESOURCE_EXHAUSTED (WATCHER_TOO_SLOW) means
+    that the stream was not read fast enough; ErrorInfo metadata `resumeToken`
+    says where to go on, as it does in UNAVAILABLE (DRAINING).
+    """
 
 @_typing.type_check_only
 class SipTrunkServiceAsyncStub(SipTrunkServiceStub):
@@ -97,6 +187,16 @@ class SipTrunkServiceAsyncStub(SipTrunkServiceStub):
     violation found, each with the path of its field. A field that this server
     does not know, at any depth of a request, is INVALID_ARGUMENT: a server must
     not do half of what a newer client asks.
+
+    Every method that changes something takes a `request_id` and `validate_only`.
+    A retry with the same request_id, within the time that the deployment keeps
+    them (24 hours unless set otherwise), changes nothing and is answered as the
+    first call was, also after a crash and by another server. The same request_id
+    with another request is INVALID_ARGUMENT (REQUEST_ID_REUSED); while the first
+    call is still at work, ABORTED (REQUEST_IN_FLIGHT) with RetryInfo. Ids are
+    kept for each account and method. A call that was refused keeps none. With
+    `validate_only`, a call is permitted, checked and answered as without, but
+    nothing is written; ids and times that only a write makes are absent.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -143,6 +243,85 @@ class SipTrunkServiceAsyncStub(SipTrunkServiceStub):
     """
     DeletePhoneNumber: _aio.UnaryUnaryMultiCallable[_sip_trunk_service_pb2.DeletePhoneNumberRequest, _sip_trunk_service_pb2.DeletePhoneNumberResponse]  # type: ignore[assignment]
     """Removes a phone number from its trunk."""
+    BatchUpdateSipTrunks: _aio.UnaryUnaryMultiCallable[_sip_trunk_service_pb2.BatchUpdateSipTrunksRequest, _sip_trunk_service_pb2.BatchUpdateSipTrunksResponse]  # type: ignore[assignment]
+    """Changes up to 100 trunks at once, each under its own mask and etag, all of
+    them or none.
+
+    Errors are those of UpdateSipTrunk; fields are named from `requests[3]` on.
+    """
+    AddGateways: _aio.UnaryUnaryMultiCallable[_sip_trunk_service_pb2.AddGatewaysRequest, _sip_trunk_pb2.SipTrunk]  # type: ignore[assignment]
+    """Adds gateways to a trunk without touching the others.
+
+    One whose address and port the trunk has already stays as it is, but takes
+    the priority where one is sent. The rules are judged on the whole list.
+    """
+    RemoveGateways: _aio.UnaryUnaryMultiCallable[_sip_trunk_service_pb2.RemoveGatewaysRequest, _sip_trunk_pb2.SipTrunk]  # type: ignore[assignment]
+    """Removes gateways from a trunk by their ids, without touching the others.
+
+    Ids that the trunk does not have are passed over; the last gateway can't
+    go.
+    """
+    AddIpIdentifiers: _aio.UnaryUnaryMultiCallable[_sip_trunk_service_pb2.AddIpIdentifiersRequest, _sip_trunk_pb2.SipTrunk]  # type: ignore[assignment]
+    """Adds addresses to a trunk without touching the others.
+
+    Those that the trunk has already are passed over. The rules are judged on
+    the whole list.
+    """
+    RemoveIpIdentifiers: _aio.UnaryUnaryMultiCallable[_sip_trunk_service_pb2.RemoveIpIdentifiersRequest, _sip_trunk_pb2.SipTrunk]  # type: ignore[assignment]
+    """Removes addresses from a trunk without touching the others.
+
+    Those that the trunk does not have are passed over; the last one of an
+    IP_BASED trunk can't go.
+    """
+    BatchCreatePhoneNumbers: _aio.UnaryUnaryMultiCallable[_sip_trunk_service_pb2.BatchCreatePhoneNumbersRequest, _sip_trunk_service_pb2.BatchCreatePhoneNumbersResponse]  # type: ignore[assignment]
+    """Adds up to 1000 phone numbers to a trunk, all of them or none.
+
+    ALREADY_EXISTS where the account has one of them on any trunk; it is named.
+    """
+    BatchDeletePhoneNumbers: _aio.UnaryUnaryMultiCallable[_sip_trunk_service_pb2.BatchDeletePhoneNumbersRequest, _sip_trunk_service_pb2.BatchDeletePhoneNumbersResponse]  # type: ignore[assignment]
+    """Removes up to 1000 phone numbers from their trunk, all of them or none.
+
+    NOT_FOUND where the trunk lacks one of them.
+    """
+    MovePhoneNumbers: _aio.UnaryUnaryMultiCallable[_sip_trunk_service_pb2.MovePhoneNumbersRequest, _sip_trunk_service_pb2.MovePhoneNumbersResponse]  # type: ignore[assignment]
+    """Moves up to 1000 phone numbers from one trunk of the account to another,
+    all of them or none. At no instant is a number on no trunk, or on two.
+
+    Numbers that are on the other trunk already are passed over. NOT_FOUND
+    where there is no such trunk, or a number is on neither.
+    """
+    ListSipTrunkRevisions: _aio.UnaryUnaryMultiCallable[_sip_trunk_service_pb2.ListSipTrunkRevisionsRequest, _sip_trunk_service_pb2.ListSipTrunkRevisionsResponse]  # type: ignore[assignment]
+    """Lists the revisions of a trunk, the newest first, a page at a time. A
+    deleted trunk has them still.
+
+    NOT_FOUND where the account never had such a trunk, or has forgotten it.
+    """
+    GetSipTrunkRevision: _aio.UnaryUnaryMultiCallable[_sip_trunk_service_pb2.GetSipTrunkRevisionRequest, _sip_trunk_revision_pb2.SipTrunkRevision]  # type: ignore[assignment]
+    """Reads one revision of a trunk.
+
+    NOT_FOUND where there is none, or it is not kept any more.
+    """
+    RevertSipTrunk: _aio.UnaryUnaryMultiCallable[_sip_trunk_service_pb2.RevertSipTrunkRequest, _sip_trunk_pb2.SipTrunk]  # type: ignore[assignment]
+    """Gives every field of a trunk the value that it had at an earlier revision.
+    That is a change like any other, with a revision of its own. Secrets and
+    phone numbers stay as they are.
+
+    INVALID_ARGUMENT with every violation where today's rules forbid it.
+    """
+    WatchSipTrunks: _aio.UnaryStreamMultiCallable[_sip_trunk_service_pb2.WatchSipTrunksRequest, _sip_trunk_service_pb2.WatchSipTrunksResponse]  # type: ignore[assignment]
+    """Streams the changes of the account's trunks: from now on, from a token on,
+    or the initial state and then its changes.
+
+    Every change committed after the first response, or after the token, is
+    delivered at least once, whatever the order of commits; within a stream the
+    revisions of a trunk rise. When a stream ends, whatever the reason, go on
+    from the last token. OUT_OF_RANGE (RESUME_TOKEN_EXPIRED,
+    RESUME_TOKEN_FOREIGN) means that a token can't be gone on from, since it is
+    older than the history kept, or another database's or a restored one's:
+    start with the initial state. RESOURCE_EXHAUSTED (WATCHER_TOO_SLOW) means
+    that the stream was not read fast enough; ErrorInfo metadata `resumeToken`
+    says where to go on, as it does in UNAVAILABLE (DRAINING).
+    """
 
 class SipTrunkServiceServicer(metaclass=_abc_1.ABCMeta):
     """Keeps SIP trunks and their phone numbers.
@@ -153,6 +332,16 @@ class SipTrunkServiceServicer(metaclass=_abc_1.ABCMeta):
     violation found, each with the path of its field. A field that this server
     does not know, at any depth of a request, is INVALID_ARGUMENT: a server must
     not do half of what a newer client asks.
+
+    Every method that changes something takes a `request_id` and `validate_only`.
+    A retry with the same request_id, within the time that the deployment keeps
+    them (24 hours unless set otherwise), changes nothing and is answered as the
+    first call was, also after a crash and by another server. The same request_id
+    with another request is INVALID_ARGUMENT (REQUEST_ID_REUSED); while the first
+    call is still at work, ABORTED (REQUEST_IN_FLIGHT) with RetryInfo. Ids are
+    kept for each account and method. A call that was refused keeps none. With
+    `validate_only`, a call is permitted, checked and answered as without, but
+    nothing is written; ids and times that only a write makes are absent.
     """
 
     @_abc_1.abstractmethod
@@ -251,5 +440,156 @@ class SipTrunkServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_sip_trunk_service_pb2.DeletePhoneNumberResponse, _abc.Awaitable[_sip_trunk_service_pb2.DeletePhoneNumberResponse]]:
         """Removes a phone number from its trunk."""
+
+    @_abc_1.abstractmethod
+    def BatchUpdateSipTrunks(
+        self,
+        request: _sip_trunk_service_pb2.BatchUpdateSipTrunksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sip_trunk_service_pb2.BatchUpdateSipTrunksResponse, _abc.Awaitable[_sip_trunk_service_pb2.BatchUpdateSipTrunksResponse]]:
+        """Changes up to 100 trunks at once, each under its own mask and etag, all of
+        them or none.
+
+        Errors are those of UpdateSipTrunk; fields are named from `requests[3]` on.
+        """
+
+    @_abc_1.abstractmethod
+    def AddGateways(
+        self,
+        request: _sip_trunk_service_pb2.AddGatewaysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sip_trunk_pb2.SipTrunk, _abc.Awaitable[_sip_trunk_pb2.SipTrunk]]:
+        """Adds gateways to a trunk without touching the others.
+
+        One whose address and port the trunk has already stays as it is, but takes
+        the priority where one is sent. The rules are judged on the whole list.
+        """
+
+    @_abc_1.abstractmethod
+    def RemoveGateways(
+        self,
+        request: _sip_trunk_service_pb2.RemoveGatewaysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sip_trunk_pb2.SipTrunk, _abc.Awaitable[_sip_trunk_pb2.SipTrunk]]:
+        """Removes gateways from a trunk by their ids, without touching the others.
+
+        Ids that the trunk does not have are passed over; the last gateway can't
+        go.
+        """
+
+    @_abc_1.abstractmethod
+    def AddIpIdentifiers(
+        self,
+        request: _sip_trunk_service_pb2.AddIpIdentifiersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sip_trunk_pb2.SipTrunk, _abc.Awaitable[_sip_trunk_pb2.SipTrunk]]:
+        """Adds addresses to a trunk without touching the others.
+
+        Those that the trunk has already are passed over. The rules are judged on
+        the whole list.
+        """
+
+    @_abc_1.abstractmethod
+    def RemoveIpIdentifiers(
+        self,
+        request: _sip_trunk_service_pb2.RemoveIpIdentifiersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sip_trunk_pb2.SipTrunk, _abc.Awaitable[_sip_trunk_pb2.SipTrunk]]:
+        """Removes addresses from a trunk without touching the others.
+
+        Those that the trunk does not have are passed over; the last one of an
+        IP_BASED trunk can't go.
+        """
+
+    @_abc_1.abstractmethod
+    def BatchCreatePhoneNumbers(
+        self,
+        request: _sip_trunk_service_pb2.BatchCreatePhoneNumbersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sip_trunk_service_pb2.BatchCreatePhoneNumbersResponse, _abc.Awaitable[_sip_trunk_service_pb2.BatchCreatePhoneNumbersResponse]]:
+        """Adds up to 1000 phone numbers to a trunk, all of them or none.
+
+        ALREADY_EXISTS where the account has one of them on any trunk; it is named.
+        """
+
+    @_abc_1.abstractmethod
+    def BatchDeletePhoneNumbers(
+        self,
+        request: _sip_trunk_service_pb2.BatchDeletePhoneNumbersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sip_trunk_service_pb2.BatchDeletePhoneNumbersResponse, _abc.Awaitable[_sip_trunk_service_pb2.BatchDeletePhoneNumbersResponse]]:
+        """Removes up to 1000 phone numbers from their trunk, all of them or none.
+
+        NOT_FOUND where the trunk lacks one of them.
+        """
+
+    @_abc_1.abstractmethod
+    def MovePhoneNumbers(
+        self,
+        request: _sip_trunk_service_pb2.MovePhoneNumbersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sip_trunk_service_pb2.MovePhoneNumbersResponse, _abc.Awaitable[_sip_trunk_service_pb2.MovePhoneNumbersResponse]]:
+        """Moves up to 1000 phone numbers from one trunk of the account to another,
+        all of them or none. At no instant is a number on no trunk, or on two.
+
+        Numbers that are on the other trunk already are passed over. NOT_FOUND
+        where there is no such trunk, or a number is on neither.
+        """
+
+    @_abc_1.abstractmethod
+    def ListSipTrunkRevisions(
+        self,
+        request: _sip_trunk_service_pb2.ListSipTrunkRevisionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sip_trunk_service_pb2.ListSipTrunkRevisionsResponse, _abc.Awaitable[_sip_trunk_service_pb2.ListSipTrunkRevisionsResponse]]:
+        """Lists the revisions of a trunk, the newest first, a page at a time. A
+        deleted trunk has them still.
+
+        NOT_FOUND where the account never had such a trunk, or has forgotten it.
+        """
+
+    @_abc_1.abstractmethod
+    def GetSipTrunkRevision(
+        self,
+        request: _sip_trunk_service_pb2.GetSipTrunkRevisionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sip_trunk_revision_pb2.SipTrunkRevision, _abc.Awaitable[_sip_trunk_revision_pb2.SipTrunkRevision]]:
+        """Reads one revision of a trunk.
+
+        NOT_FOUND where there is none, or it is not kept any more.
+        """
+
+    @_abc_1.abstractmethod
+    def RevertSipTrunk(
+        self,
+        request: _sip_trunk_service_pb2.RevertSipTrunkRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sip_trunk_pb2.SipTrunk, _abc.Awaitable[_sip_trunk_pb2.SipTrunk]]:
+        """Gives every field of a trunk the value that it had at an earlier revision.
+        That is a change like any other, with a revision of its own. Secrets and
+        phone numbers stay as they are.
+
+        INVALID_ARGUMENT with every violation where today's rules forbid it.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchSipTrunks(
+        self,
+        request: _sip_trunk_service_pb2.WatchSipTrunksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_sip_trunk_service_pb2.WatchSipTrunksResponse], _abc.AsyncIterator[_sip_trunk_service_pb2.WatchSipTrunksResponse]]:
+        """Streams the changes of the account's trunks: from now on, from a token on,
+        or the initial state and then its changes.
+
+        Every change committed after the first response, or after the token, is
+        delivered at least once, whatever the order of commits; within a stream the
+        revisions of a trunk rise. When a stream ends, whatever the reason, go on
+        from the last token. OUT_OF_RANGE (RESUME_TOKEN_EXPIRED,
+        RESUME_TOKEN_FOREIGN) means that a token can't be gone on from, since it is
+        older than the history kept, or another database's or a restored one's:
+        start with the initial state. RESOURCE_EXHAUSTED (WATCHER_TOO_SLOW) means
+        that the stream was not read fast enough; ErrorInfo metadata `resumeToken`
+        says where to go on, as it does in UNAVAILABLE (DRAINING).
+        """
 
 def add_SipTrunkServiceServicer_to_server(servicer: SipTrunkServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -2,62 +2,64 @@
 
 import argparse
 import json
-import os
 import re
 import sys
-from pathlib import Path
 from typing import Any
 
 import grpc
 from google.protobuf import json_format
+from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
-from google.rpc import error_details_pb2, status_pb2
 
 from siptrunk.v1 import sip_trunk_service_pb2
-from trunkline import statuses
+from trunkline.cli import remote
 from trunkline.config import Settings
 
 SECONDS = 30.0
-USAGE = 2
 _SERVICE = sip_trunk_service_pb2.DESCRIPTOR.services_by_name["SipTrunkService"]
 
 
 def run(settings: Settings, parsed: argparse.Namespace) -> int:
-    """Send the request, print the response as JSON; errors go to standard error."""
+    """Send the request, print each response as JSON; errors go to standard error."""
     method = _SERVICE.methods_by_name.get(parsed.method.rpartition("/")[2])
     if method is None:
         known = ", ".join(_SERVICE.methods_by_name)
-        return _usage(f"there is no method {parsed.method}; there are {known}")
+        return remote.usage(f"there is no method {parsed.method}; there are {known}")
     try:
-        text = sys.stdin.read() if parsed.json == "-" else parsed.json
+        request = _request(method, sys.stdin.read() if parsed.json == "-" else parsed.json)
+        metadata = remote.metadata(parsed.token_file)
+    except remote.UsageError as error:
+        return remote.usage(error)
+    with remote.connected(settings) as stub:
+        call = getattr(stub, method.name)
+        try:
+            if not method.server_streaming:
+                _print(call(request, metadata=metadata, timeout=parsed.timeout))
+                return 0
+            for response in call(request, metadata=metadata):
+                _print(response)
+        except grpc.RpcError as error:
+            return remote.failed(error)
+    return 0
+
+
+def _request(method: Any, text: str) -> Message:
+    name = method.input_type.name
+    try:
         sent = json.loads(text)
         if not isinstance(sent, dict):
-            return _usage(f"the JSON is not a {method.input_type.name}: it is not an object")
-        request = json_format.ParseDict(_camel_masks(sent), GetMessageClass(method.input_type)())
+            raise remote.UsageError(f"the JSON is not a {name}: it is not an object")
+        return json_format.ParseDict(_camel_masks(sent), GetMessageClass(method.input_type)())
     except (ValueError, json_format.ParseError) as error:
         what = str(error).partition("\n")[0]
-        return _usage(f"the JSON is not a {method.input_type.name}: {what}")
-    token = _token(parsed.token_file)
-    if not token.isascii() or not token.isprintable():
-        return _usage("the token has characters that no token has")
-    metadata = [("authorization", f"Bearer {token}")] if token else []
-    reply = GetMessageClass(method.output_type)
-    with grpc.insecure_channel(settings.grpc_address) as channel:
-        call: Any = channel.unary_unary(
-            f"/{_SERVICE.full_name}/{method.name}",
-            request_serializer=lambda m: m.SerializeToString(),
-            response_deserializer=reply.FromString,
-        )
-        try:
-            response: Any = call(request, metadata=metadata, timeout=parsed.timeout)
-        except grpc.RpcError as error:
-            return _failed(error)
-    print(
-        json_format.MessageToJson(
-            response, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-        )
+        raise remote.UsageError(f"the JSON is not a {name}: {what}") from None
+
+
+def _print(response: Message) -> None:
+    text = json_format.MessageToJson(
+        response, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
-    return 0
+    print(text, flush=True)
 
 
 def _camel_masks(value: dict[str, Any]) -> dict[str, Any]:
@@ -68,36 +70,7 @@ def _camel_masks(value: dict[str, Any]) -> dict[str, Any]:
             mask = ",".join(str(path) for path in mask["paths"])  # as grpcurl has it
         if isinstance(mask, str):
             value[key] = re.sub(r"_([a-z])", lambda m: m[1].upper(), mask)
+    for one in value.get("requests") or ():
+        if isinstance(one, dict):
+            _camel_masks(one)
     return value
-
-
-def _token(path: str | None) -> str:
-    if path:
-        return Path(path).read_text("utf-8", errors="replace").strip()
-    return os.environ.get("TRUNKLINE_TOKEN", "").strip()
-
-
-def _failed(error: grpc.RpcError) -> int:
-    assert isinstance(error, grpc.Call)
-    print(f"{error.code().name}: {error.details()}", file=sys.stderr)
-    for key, value in error.trailing_metadata() or ():
-        if key != statuses.DETAILS_KEY or not isinstance(value, bytes):
-            continue
-        for detail in status_pb2.Status.FromString(value).details:
-            _print_detail(detail)
-    return 1
-
-
-def _print_detail(detail: Any) -> None:
-    info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
-    if detail.Unpack(info):
-        extra = "".join(f" {k}={v}" for k, v in sorted(info.metadata.items()))
-        print(f"  reason {info.reason}{extra}", file=sys.stderr)
-    elif detail.Unpack(bad):
-        for v in bad.field_violations:
-            print(f"  {v.field} [{v.reason}] {v.description}", file=sys.stderr)
-
-
-def _usage(what: str) -> int:
-    print(f"trunkline: {what}", file=sys.stderr)
-    return USAGE

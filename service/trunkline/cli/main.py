@@ -7,8 +7,8 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from trunkline import config
-from trunkline.cli import admin, call, serve
+from trunkline import config, tokens
+from trunkline.cli import admin, call, follow, serve
 from trunkline.config import Settings, SettingsError
 from trunkline.embedded import EmbeddedError
 from trunkline.errors import TrunklineError
@@ -91,14 +91,39 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument(
         "json", metavar="JSON", nargs="?", default="{}", help="the request; - reads it"
     )
-    one.add_argument(
-        "--token-file", metavar="FILE", help="holds the token; else the variable TRUNKLINE_TOKEN"
-    )
+    _token_file(one)
     one.add_argument(
         "--timeout", type=float, default=call.SECONDS, metavar="SECONDS", help="of the whole call"
     )
+    _follow(commands)
     _command(commands, "config", "print every setting, where its value is from", _show_config)
     return parser
+
+
+def _token_file(one: argparse.ArgumentParser) -> None:
+    one.add_argument(
+        "--token-file", metavar="FILE", help="holds the token; else the variable TRUNKLINE_TOKEN"
+    )
+
+
+def _follow(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    one = _command(commands, "watch", "print changes of trunks as they come", follow.watch)
+    _token_file(one)
+    begin = one.add_mutually_exclusive_group()
+    begin.add_argument("--resume", metavar="TOKEN", help="go on after an earlier watch")
+    begin.add_argument("--initial", action="store_true", help="print every trunk first")
+    one.add_argument("--filter", metavar="FILTER", help="for example is_active=true")
+    one.add_argument(
+        "--all-accounts", action="store_true", help="of every account; needs operator:read"
+    )
+    one.add_argument("--json", action="store_true", help="one line of JSON for each event")
+    one = _command(commands, "history", "print what was changed of a trunk", follow.history)
+    _token_file(one)
+    one.add_argument("trunk", metavar="ID", help="the trunk's id")
+    one.add_argument(
+        "--limit", type=int, default=follow.PAGE, metavar="N", help="the most revisions to print"
+    )
+    one.add_argument("--json", action="store_true", help="one line of JSON for each revision")
 
 
 def _accounts(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -118,9 +143,7 @@ def _tokens(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     one = _command(group, "create", "make a token and print it, once", admin.create_token)
     one.add_argument("--account", required=True, metavar="ID", help="whose token it is")
     one.add_argument("--name", required=True, metavar="NAME", help="what it is for")
-    one.add_argument(
-        "--scopes", required=True, metavar="A,B", help="trunks:read, trunks:write, account:admin"
-    )
+    one.add_argument("--scopes", required=True, metavar="A,B", help=", ".join(tokens.SCOPES))
     one.add_argument(
         "--expires",
         metavar="AGE",

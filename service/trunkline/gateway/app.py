@@ -18,10 +18,10 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from trunkline.gateway import docs, handlers, problems, routes, upstream
+from trunkline.gateway import docs, handlers, problems, replies, requests, routes, upstream
 from trunkline.logs import frames
 from trunkline.ulids import Ulids
 
@@ -36,26 +36,26 @@ GZIP_BYTES_MIN = 1000
 TIMEOUT_HEADER = "x-request-timeout"
 _REQUEST_ID = re.compile(r"[!-~]{1,128}", re.ASCII)
 _QUIET = {"/healthz", "/readyz"}
-_EXPOSED = ["ETag", "Link", "Retry-After", "X-Request-Id"]
+_EXPOSED = ["ETag", "Link", "Retry-After", replies.CHANGED_FIELDS, "X-Request-Id"]
 
 
-def application(stub: Any, ready: Callable[[], Awaitable[bool]], origins: Sequence[str]) -> ASGIApp:
+def application(
+    service: upstream.Service, ready: Callable[[], Awaitable[bool]], origins: Sequence[str]
+) -> ASGIApp:
     """Make the application.
 
     Args:
-        stub: of the gRPC service.
+        service: the gRPC service.
         ready: whether that service is ready.
         origins: that browsers may call from (CORS); none for no CORS.
     """
-    table: dict[str, dict[str, tuple[str, handlers.Handler]]] = {}
+    table: dict[str, dict[str, routes.Binding]] = {}
     for binding in routes.bindings():
-        table.setdefault(binding.route, {})[binding.verb] = (
-            binding.method,
-            handlers.HANDLERS[binding.method],
-        )
-    found = [
-        Route(path, _endpoint(stub, verbs), methods=[*verbs, "OPTIONS"])
-        for path, verbs in table.items()
+        table.setdefault(binding.route, {})[binding.verb] = binding
+    # What ends in a verb comes first: to the others it looks like an id.
+    found: list[Route] = [
+        _Verb(path, _endpoint(service, verbs), methods=[*verbs, "OPTIONS"])
+        for path, verbs in sorted(table.items(), key=lambda item: ":" not in item[0])
     ]
     found += [Route("/healthz", _healthz), Route("/readyz", _readyz(ready)), *docs.ROUTES]
     middleware = [Middleware(GZipMiddleware, minimum_size=GZIP_BYTES_MIN)]
@@ -81,37 +81,41 @@ def application(stub: Any, ready: Callable[[], Awaitable[bool]], origins: Sequen
     return _Edge(app)
 
 
+class _Verb(Route):
+    """A route that has its path to itself, whatever the method."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        found, child = super().matches(scope)
+        own = ":" in self.path and found is Match.PARTIAL
+        return (Match.FULL if own else found), child
+
+
 def _endpoint(
-    stub: Any, verbs: dict[str, tuple[str, handlers.Handler]]
+    service: upstream.Service, verbs: dict[str, routes.Binding]
 ) -> Callable[[Request], Awaitable[Response]]:
     allowed = ", ".join(sorted({*verbs, "OPTIONS"} | ({"HEAD"} if "GET" in verbs else set())))
 
     async def endpoint(request: Request) -> Response:
         if request.method == "OPTIONS":
             return Response(status_code=204, headers={"Allow": allowed})
-        verb = "GET" if request.method == "HEAD" else request.method
-        _, handler = verbs[verb]
+        binding = verbs["GET" if request.method == "HEAD" else request.method]
+        handler = handlers.HANDLERS[binding.method]
         seconds = _seconds(request)
-        client = upstream.Upstream(stub, _carried(request), seconds)
+        client = upstream.Upstream(service, _carried(request), seconds)
         try:
             try:
-                _refuse_idempotency_key(request, verb)
+                if binding.changes:
+                    client.intent = requests.intent(request, binding.query)
                 body = await _bounded_body(request)
                 request._body = body  # noqa: SLF001 - Starlette's own cache of the body
                 return await _unless_gone(request, handler(request, client), seconds)
             except problems.ProblemError:
-                await client.admit(reads=verb == "GET")
+                await client.admit(reads=not binding.changes)
                 raise
         except grpc.aio.AioRpcError as error:
             raise problems.problem(error) from None
 
     return endpoint
-
-
-def _refuse_idempotency_key(request: Request, verb: str) -> None:
-    if verb != "GET" and "idempotency-key" in request.headers:
-        what = "Idempotency-Key is not supported: an etag makes a retry safe"
-        raise problems.ProblemError(501, "IDEMPOTENCY_KEY", what)
 
 
 async def _unless_gone(request: Request, work: Any, seconds: float) -> Response:

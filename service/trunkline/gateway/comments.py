@@ -8,7 +8,7 @@ from typing import Any
 from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import Descriptor
 
-from siptrunk.v1 import sip_trunk_pb2
+from siptrunk.v1 import sip_trunk_event_pb2, sip_trunk_pb2
 from trunkline.fields import Field, table
 from trunkline.gateway.forms import spellings
 from trunkline.gateway.problems import STATUSES
@@ -27,6 +27,25 @@ _METHODS = {
     " nothing would change, the trunk is returned as it is and neither etag nor `updated_at`"
     " moves.",
     "DeleteSipTrunk": "Deletes a trunk and its phone numbers.",
+    "BatchUpdateSipTrunks": "Changes up to 100 trunks at once, all of them or none.\n\n"
+    "Each of the requests is the `id` of another trunk and the fields to change, as in a PATCH of"
+    " it; an `etag` in it is a condition. Errors are those of a PATCH, and fields are named from"
+    " `requests[3]` on.",
+    "ListSipTrunkRevisions": "Lists the revisions of a trunk, the newest first: all of them, or a"
+    " page where page_size or page_token is given. A deleted trunk has them still.\n\n"
+    "404 where the account never had such a trunk, or has forgotten it.",
+    "WatchSipTrunks": "Streams the changes of the account's trunks as server-sent events: from now"
+    " on, from a token on, or the initial state and then its changes.\n\n"
+    "Every change committed after the stream began, or after the token, is delivered at least once,"
+    " whatever the order of commits; within a stream the revisions of a trunk rise. When a stream"
+    " ends, whatever the reason, go on from the last id: browsers do, with `Last-Event-ID`. 410"
+    " means that the token can't be gone on from, since it is older than the history kept, or"
+    " another database's or a restored one's: start with the initial state.\n\n"
+    "Events are `initial`, `created`, `updated` and `deleted`, each with an Event as its data;"
+    " `initial_state_complete`, once in a stream that began with it; and `error`, with an Error and"
+    " its `resume_token`, after which the stream ends. `id` is the token to go on from, and absent"
+    " until the initial state is complete. Comments, and ids without data, keep the stream alive."
+    " `X-Request-Timeout` bounds the time to the first byte alone.",
     "ListPhoneNumbers": "Lists the phone numbers of a trunk in the order in which they were added:"
     " all of them, or a page where page_size or page_token is given.",
     "UpdatePhoneNumber": "Changes the name of a phone number.",
@@ -44,9 +63,9 @@ def of_method(method: str) -> str:
     return _METHODS.get(method) or _comments()[f"siptrunk.v1.SipTrunkService.{method}"]
 
 
-def of_query(name: str) -> str:
-    """What the protos say of a parameter of the list of trunks."""
-    return _comments()[f"siptrunk.v1.ListSipTrunksRequest.{name}"]
+def of_query(method: str, name: str) -> str:
+    """What the protos say of a field of a method's request."""
+    return _comments()[f"siptrunk.v1.{method}Request.{name}"]
 
 
 @cache
@@ -82,13 +101,17 @@ def _unwrapped(comment: str) -> str:
 
 
 def _spelled(comment: str) -> str:
-    """Codes as HTTP statuses, and the values of auth_type as the form spells them."""
+    """Codes as HTTP statuses, and some values as the form spells them."""
     return _CAPITALS.sub(lambda m: _words().get(m[0], m[0]), comment)
 
 
 @cache
 def _words() -> dict[str, str]:
-    auth_type = table(sip_trunk_pb2.SipTrunk.DESCRIPTOR)["auth_type"]
-    numbers = {number: spelling for spelling, number in spellings(auth_type).items()}
-    values = {name: f"`{numbers[number]}`" for number, name in auth_type.enum_names.items()}
+    values: dict[str, str] = {}
+    for f in (
+        table(sip_trunk_pb2.SipTrunk.DESCRIPTOR)["auth_type"],
+        table(sip_trunk_event_pb2.SipTrunkEvent.DESCRIPTOR)["kind"],
+    ):
+        numbers = {number: spelling for spelling, number in spellings(f).items()}
+        values |= {name: f"`{numbers[number]}`" for number, name in f.enum_names.items()}
     return {code: str(status) for code, status in STATUSES.items()} | values

@@ -5,6 +5,9 @@ from typing import Any
 from trunkline.errors import Violation
 from trunkline.gateway.problems import ProblemError, invalid
 
+_TRUNK_ID = "01KB0QZ7M3R8V5T2Y6W9X4C1DA"
+_OTHER_ID = "01KB0QZ7M3H2C6E9G3K7M1P5RD"
+_NUMBER_ID = "01KB0QZ7M3G9B4D7F2J5L8N1QC"
 _GATEWAY = {"gateway_address": "your-trunk.pstn.twilio.com", "port": 5060, "priority": 1}
 _USERPASS: dict[str, Any] = {
     "name": "Twilio Production",
@@ -42,10 +45,28 @@ BODIES: dict[str, dict[str, Any]] = {
         "number": {"phone_number": "919876543210", "name": "Mumbai Support Line"},
     },
     "UpdatePhoneNumber": {"rename": {"name": "Mumbai Sales Line"}},
+    "BatchUpdateSipTrunks": {
+        "switch off two": {
+            "requests": [
+                {"id": _TRUNK_ID, "is_active": False},
+                {"id": _OTHER_ID, "is_active": False, "etag": None},
+            ]
+        },
+    },
+    "AddGateways": {
+        "fail-over": {"gateways": [{"gateway_address": "backup.example.com", "priority": 2}]},
+    },
+    "AddIpIdentifiers": {"range": {"ip_identifiers": [{"ip_address": "203.0.113.0/24"}]}},
+    "BatchCreatePhoneNumbers": {
+        "two": {"phone_numbers": [{"phone_number": "+15550101"}, {"phone_number": "+15550102"}]},
+    },
+    "BatchDeletePhoneNumbers": {"one": {"ids": [_NUMBER_ID]}},
+    "MovePhoneNumbers": {"one": {"target_trunk_id": _OTHER_ID, "ids": [_NUMBER_ID]}},
+    "RevertSipTrunk": {"the create": {"revision": 1}},
 }
 # By the full name of the field; the rest have a default or few values.
 VALUES: dict[str, Any] = {
-    "siptrunk.v1.SipTrunk.id": "01KB0QZ7M3R8V5T2Y6W9X4C1DA",
+    "siptrunk.v1.SipTrunk.id": _TRUNK_ID,
     "siptrunk.v1.SipTrunk.account_id": "default",
     "siptrunk.v1.SipTrunk.name": "Twilio Production",
     "siptrunk.v1.SipTrunk.provider": "twilio",
@@ -63,10 +84,10 @@ VALUES: dict[str, Any] = {
     "siptrunk.v1.Gateway.port": 5060,
     "siptrunk.v1.Gateway.priority": 1,
     "siptrunk.v1.IpIdentifier.ip_address": "203.0.113.5",
-    "siptrunk.v1.PhoneNumber.id": "01KB0QZ7M3G9B4D7F2J5L8N1QC",
+    "siptrunk.v1.PhoneNumber.id": _NUMBER_ID,
     "siptrunk.v1.PhoneNumber.phone_number": "+15550100",
     "siptrunk.v1.PhoneNumber.name": "Support line",
-    "siptrunk.v1.PhoneNumber.byot_trunk_id": "01KB0QZ7M3R8V5T2Y6W9X4C1DA",
+    "siptrunk.v1.PhoneNumber.byot_trunk_id": _TRUNK_ID,
     "siptrunk.v1.PhoneNumber.telephony_provider": "sip-trunk",
 }
 _SDES = "can't be sdes without transport transport-tls: its keys would be readable on the wire"
@@ -76,14 +97,17 @@ _ERRORS = (
     ProblemError(403, "SCOPE_MISSING", "the token lacks the scope trunks:write"),
     ProblemError(404, "TRUNK_NOT_FOUND", "the account has no trunk of this id"),
     ProblemError(409, "NAME_TAKEN", "the account has another trunk of this name"),
+    ProblemError(
+        410,
+        "RESUME_TOKEN_EXPIRED",
+        "the token is older than the history that is kept: start with the initial state",
+    ),
     ProblemError(412, "ETAG_MISMATCH", "the trunk has changed since this etag: read it again"),
     ProblemError(413, "BODY_TOO_LARGE", "the body is larger than 1048576 bytes"),
     ProblemError(415, "NOT_JSON", "the body must be application/json"),
     invalid([Violation("media_encryption", "SDES_NEEDS_TLS", _SDES)]),
+    ProblemError(429, "TOO_MANY_WATCHERS", "there are as many watches as there may be"),
     ProblemError(431, "TOO_MANY_HEADERS", "too many header fields"),
-    ProblemError(
-        501, "IDEMPOTENCY_KEY", "Idempotency-Key is not supported: an etag makes a retry safe"
-    ),
     ProblemError(
         503,
         "DATABASE_UNAVAILABLE",
@@ -92,3 +116,13 @@ _ERRORS = (
     ProblemError(504, "DEADLINE_EXCEEDED", "the request's time is up"),
 )
 ERRORS: dict[str, dict[str, Any]] = {str(error.status): error.body for error in _ERRORS}
+# A part of a stream, its data cut short.
+EVENTS = """retry: 2000
+: heartbeat
+id: zH0mPq3xV9sAAAAAAAAAKg
+
+id: zH0mPq3xV9sAAAAAAAAAKw
+event: updated
+data: {"kind":"updated","revision":2,"changed_fields":["is_active"]}
+
+"""

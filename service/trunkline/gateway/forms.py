@@ -6,12 +6,21 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 from google.api import field_behavior_pb2
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 
-from siptrunk.v1 import http_form_pb2, phone_number_pb2, sip_trunk_pb2
+from siptrunk.v1 import (
+    http_form_pb2,
+    phone_number_pb2,
+    sip_trunk_event_pb2,
+    sip_trunk_pb2,
+    sip_trunk_revision_pb2,
+)
 from trunkline.errors import Violation, quoted
 from trunkline.fields import Field, table
 
@@ -21,12 +30,20 @@ PhoneNumber = phone_number_pb2.PhoneNumber
 
 NUMBERS_SHOWN_MAX = 1000
 PORT, PORT_TLS = 5060, 5061
-_INT32 = range(-(1 << 31), 1 << 31)
+_INTEGERS = {"int32": range(-(1 << 31), 1 << 31), "int64": range(-(1 << 63), 1 << 63)}
 _RANK = {bool: "a boolean", int: "a whole number", str: "a string", list: "an array"}
+_NOT_UTF8 = "must be text that UTF-8 can carry: it has a lone surrogate"
 # Keys of the HTTP form that no field stands behind.
 TRUNK_KEYS = ("user_id", "phone_numbers", "phone_numbers_truncated")
 GATEWAY_KEYS = ("port_explicit",)
 NUMBER_KEYS = ("is_active", "deleted", "agent_id")
+NOWHERE: Mapping[str, str] = MappingProxyType({})
+# Fields of requests that have a place of their own in HTTP.
+ELSEWHERE = {
+    "trunk_id": "the path",
+    "request_id": "the header Idempotency-Key",
+    "validate_only": "the query",
+}
 
 
 class BodyError(ValueError):
@@ -74,13 +91,19 @@ def parsed(body: bytes) -> dict[str, Any]:
     return value
 
 
-def read(body: Mapping[str, Any], kind: type[Message], extra: Iterable[str] = ()) -> Read:
-    """A resource as a body has it. Output-only keys are passed over, null names a field alone.
+def read(
+    body: Mapping[str, Any],
+    kind: type[Message],
+    extra: Iterable[str] = (),
+    elsewhere: Mapping[str, str] = NOWHERE,
+) -> Read:
+    """A message as a body has it. Output-only keys are passed over, null names a field alone.
 
     Args:
         body: the object.
         kind: the message class.
-        extra: keys that are no fields and are handed on as they are.
+        extra: keys that are handed on as they are.
+        elsewhere: fields that the body does not have, and where they are.
     """
     found = Read(kind())
     fields = table(kind.DESCRIPTOR)
@@ -88,6 +111,9 @@ def read(body: Mapping[str, Any], kind: type[Message], extra: Iterable[str] = ()
     for key, value in body.items():
         if key in extras:
             found.extra[key] = value
+        elif key in elsewhere:
+            what = f"is not a key of the body: it is in {elsewhere[key]}"
+            _refuse(found, key, "UNKNOWN_FIELD", what)
         elif key not in fields:
             _refuse(found, quoted(key).strip('"'), "UNKNOWN_FIELD", "is not a field that there is")
         elif _output_only(fields[key]):
@@ -101,6 +127,14 @@ def shown_trunk(
     trunk: sip_trunk_pb2.SipTrunk, numbers: Sequence[phone_number_pb2.PhoneNumber], *, cut: bool
 ) -> dict[str, Any]:
     """A trunk as the HTTP form shows it, with the numbers given."""
+    body = shown_alone(trunk)
+    body["phone_numbers"] = [shown_number(n) for n in numbers]
+    body["phone_numbers_truncated"] = cut
+    return body
+
+
+def shown_alone(trunk: sip_trunk_pb2.SipTrunk) -> dict[str, Any]:
+    """The same without its numbers, as history and events have it."""
     body = shown(trunk)
     if trunk.auth_type != SipTrunk.USERPASS:
         del body["auth_username"]
@@ -109,9 +143,26 @@ def shown_trunk(
         if gateway["port"] is None:
             gateway["port"] = effective_port(trunk)
     body["user_id"] = trunk.account_id
-    body["phone_numbers"] = [shown_number(n) for n in numbers]
-    body["phone_numbers_truncated"] = cut
     return body
+
+
+def shown_revision(revision: sip_trunk_revision_pb2.SipTrunkRevision) -> dict[str, Any]:
+    """A revision as the HTTP form shows it."""
+    body = shown(revision)
+    if body["before"] is not None:
+        body["before"] = _shown_before(revision)
+    return body
+
+
+def shown_event(event: sip_trunk_event_pb2.SipTrunkEvent) -> dict[str, Any]:
+    """An event of a watch as the HTTP form shows it. A kind that is not known is an update."""
+    return shown(event) | {"kind": spelled_kind(event)}
+
+
+def spelled_kind(event: sip_trunk_event_pb2.SipTrunkEvent) -> str:
+    """What happened, as the HTTP form spells it."""
+    known = spellings(table(event.DESCRIPTOR)["kind"])
+    return next((s for s, number in known.items() if number == event.kind), "updated")
 
 
 def shown_number(number: phone_number_pb2.PhoneNumber) -> dict[str, Any]:
@@ -121,12 +172,17 @@ def shown_number(number: phone_number_pb2.PhoneNumber) -> dict[str, Any]:
 
 def shown(message: Message) -> dict[str, Any]:
     """Every field of a message but the secret and the input-only ones, absent ones as null."""
-    return {f.name: _shown(message, f) for f in table(message.DESCRIPTOR).values() if visible(f)}
+    return {key(f): _shown(message, f) for f in table(message.DESCRIPTOR).values() if visible(f)}
 
 
 def effective_port(trunk: sip_trunk_pb2.SipTrunk) -> int:
     """The port of a gateway that has none, where there are no SRV records (RFC 3263)."""
     return PORT_TLS if trunk.transport == SipTrunk.TLS else PORT
+
+
+def key(f: Field) -> str:
+    """The key of a field: its name, but for the trunk in a revision or an event."""
+    return "trunk" if f.name == "sip_trunk" else f.name
 
 
 @cache
@@ -151,14 +207,40 @@ def spellings(f: Field) -> dict[str, int]:
 def _shown(message: Message, f: Field) -> Any:
     value = getattr(message, f.name)
     if f.repeated:
-        return [shown(item) for item in value] if f.kind == "message" else list(value)
+        return [_shown_message(item) for item in value] if f.kind == "message" else list(value)
     if f.descriptor.has_presence and not message.HasField(f.name):
         return None
     if f.kind == "message":
-        return value.ToDatetime(UTC).isoformat().replace("+00:00", "Z")
+        return _shown_message(value)
     if f.kind == "enum":
-        return next(s for s, number in spellings(f).items() if number == value)
+        return next((s for s, number in spellings(f).items() if number == value), None)
+    if value == "" and _output_only(f):
+        return None
     return value
+
+
+def _shown_message(value: Any) -> Any:
+    if isinstance(value, Timestamp):
+        return value.ToDatetime(UTC).isoformat().replace("+00:00", "Z")
+    if isinstance(value, FieldMask):
+        return list(value.paths)
+    if isinstance(value, SipTrunk):
+        return shown_alone(value)
+    if isinstance(value, PhoneNumber):
+        return shown_number(value)
+    return shown(value)
+
+
+def _shown_before(revision: sip_trunk_revision_pb2.SipTrunkRevision) -> dict[str, Any]:
+    """The changed fields as they were, put into the rest of the trunk so that ports can show."""
+    whole = SipTrunk()
+    whole.CopyFrom(revision.sip_trunk)
+    for name in revision.changed_fields:
+        if name in table(SipTrunk.DESCRIPTOR):
+            whole.ClearField(name)  # type: ignore[arg-type]
+    whole.MergeFrom(revision.before)
+    body = shown_alone(whole)
+    return {name: body[name] for name in revision.changed_fields if name in body}
 
 
 @cache
@@ -180,7 +262,22 @@ def _read_field(found: Read, f: Field, value: Any) -> None:
         _refuse(found, f.name, "WRONG_TYPE", f"must be an array, not {_named(value)}")
         return
     for position, item in enumerate(value):
-        _read_item(found, f, f"{f.name}[{position}]", item)
+        path = f"{f.name}[{position}]"
+        if f.kind == "message":
+            _read_item(found, f, path, item)
+        else:
+            _read_text(found, f, path, item)
+
+
+def _read_text(found: Read, f: Field, path: str, item: Any) -> None:
+    """One of the texts of a list, such as ids."""
+    if not isinstance(item, str):
+        _refuse(found, path, "WRONG_TYPE", f"must be a string, not {_named(item)}")
+        return
+    try:
+        getattr(found.message, f.name).append(item)
+    except (UnicodeEncodeError, ValueError):
+        _refuse(found, path, "WRONG_TYPE", _NOT_UTF8)
 
 
 def _read_item(found: Read, f: Field, path: str, item: Any) -> None:
@@ -222,8 +319,9 @@ def _set_bool(target: Message, f: Field, value: Any) -> str:
 def _set_integer(target: Message, f: Field, value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, int):
         return f"must be a whole number, not {_named(value)}"
-    # Beyond 32 bits there is nothing to hand on; the service names the bounds of what is within.
-    clamped = min(max(value, _INT32.start), _INT32.stop - 1)
+    # Beyond its bits there is nothing to hand on; the service names the bounds of what is within.
+    bits = _INTEGERS[f.kind]
+    clamped = min(max(value, bits.start), bits.stop - 1)
     setattr(target, f.name, clamped)
     return ""
 
@@ -234,7 +332,7 @@ def _set_string(target: Message, f: Field, value: Any) -> str:
     try:
         setattr(target, f.name, value)
     except (UnicodeEncodeError, ValueError):
-        return "must be text that UTF-8 can carry: it has a lone surrogate"
+        return _NOT_UTF8
     return ""
 
 
@@ -252,6 +350,7 @@ def _set_enum(target: Message, f: Field, value: Any) -> str:
 _SETTERS: dict[str, Callable[[Message, Field, Any], str]] = {
     "bool": _set_bool,
     "int32": _set_integer,
+    "int64": _set_integer,
     "string": _set_string,
     "enum": _set_enum,
 }

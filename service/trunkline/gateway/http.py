@@ -66,8 +66,12 @@ async def serving(
         origins: that browsers may call from.
         drain_seconds: how long requests under way may take to finish.
     """
-    async with upstream.connected(target) as channel:
-        app = application(upstream.stub(channel), _readiness(channel), origins)
+    async with (
+        upstream.connected(target) as channel,
+        upstream.connected(target) as watches,
+    ):
+        service = upstream.Service(upstream.stub(channel), upstream.stub(watches))
+        app = application(service, _readiness(channel), origins)
         config = uvicorn.Config(
             app,
             http="h11",
@@ -88,6 +92,7 @@ async def serving(
         try:
             yield
         finally:
+            service.leaving.set()
             server.should_exit = True
             await task
 

@@ -38,6 +38,10 @@ async def wanted(headers: Headers, trunk_id: str, upstream: Upstream) -> str:
     strong = [t for t in _tags(sent, "If-Match") if not t.startswith("W/")]
     if len(strong) == 1:
         return strong[0]
+    if strong and upstream.intent.request_id:
+        # Which of them holds is another question once the first try has changed the trunk.
+        what = f"If-Match takes one etag beside {problems.IDEMPOTENCY_KEY}"
+        raise problems.ProblemError(400, "BAD_HEADER", what)
     trunk = await upstream.call("GetSipTrunk", pb.GetSipTrunkRequest(id=trunk_id))
     if trunk.etag not in strong:
         raise problems.ProblemError(412, "ETAG_MISMATCH", "the trunk has none of these etags")
@@ -59,9 +63,32 @@ def refuse_for_number(headers: Headers) -> None:
     Raises:
         Problem: 412 where there is another.
     """
+    _refuse_any(headers, "a phone number has no etag: send the trunk's to a change of the trunk")
+
+
+def refuse_for_batch(headers: Headers) -> None:
+    """A batch has no etag, each trunk in it has.
+
+    Raises:
+        Problem: 412 where If-Match has another than `*`.
+    """
+    _refuse_any(headers, "a batch has no etag: each of its requests takes that of its trunk")
+
+
+def agreed(from_header: str, in_body: str) -> str:
+    """The etag that a trunk must have, by the header or by the body; empty for none.
+
+    Raises:
+        Problem: 412 where they differ.
+    """
+    if from_header and in_body and in_body != from_header:
+        raise problems.ProblemError(412, "ETAG_MISMATCH", "If-Match and the body's etag differ")
+    return from_header or in_body
+
+
+def _refuse_any(headers: Headers, what: str) -> None:
     sent = _sent(headers, "if-match")
     if sent is not None and sent.strip() != "*":
-        what = "a phone number has no etag: send the trunk's to a change of the trunk"
         raise problems.ProblemError(412, "ETAG_MISMATCH", what)
 
 

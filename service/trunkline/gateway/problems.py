@@ -10,6 +10,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from trunkline.errors import Violation
 
+IDEMPOTENCY_KEY = "Idempotency-Key"
 # grpc-gateway's table; FAILED_PRECONDITION is 400 on purpose, 412 is for If-Match.
 STATUSES: Mapping[str, int] = {
     "CANCELLED": 499,
@@ -44,7 +45,12 @@ _VIOLATIONS = {
     ("media_encryption", "SDES_NEEDS_TLS"): _SDES_NEEDS_TLS,
     ("transport", "SDES_NEEDS_TLS"): _SDES_NEEDS_TLS,
 }
+# 410: what was asked for was there once, and it is of no use to try again.
+_GONE = {"RESUME_TOKEN_EXPIRED", "RESUME_TOKEN_FOREIGN"}
+# These alone are 422, not 400.
+_UNPROCESSABLE = ({"SDES_NEEDS_TLS"}, {"REQUEST_ID_REUSED"})
 _REASONS = {
+    "REQUEST_IN_FLIGHT": f"a request with the same {IDEMPOTENCY_KEY} is at work: try again",
     "PHONE_NUMBER_TAKEN": "Phone number already exists on another active trunk",
     "TOKEN_MISSING": "Access denied: the request needs the header Authorization: Bearer <token>",
     "TOKEN_UNKNOWN": "Access denied: the token is not known or was revoked",
@@ -56,18 +62,29 @@ _WORDS = {
     "SDES": "sdes",
     "TLS": "transport-tls",
     "update_mask": "the body",
+    "request_id": IDEMPOTENCY_KEY,
 }
 
 
 @dataclass(slots=True)
 class ProblemError(Exception):
-    """An answer other than a success."""
+    """An answer other than a success.
+
+    Attributes:
+        status: the HTTP status.
+        reason: stable, UPPER_SNAKE.
+        message: for people.
+        violations: all that is wrong with the request.
+        headers: of the answer.
+        resume_token: where a watch that ends with it goes on, or empty.
+    """
 
     status: int
     reason: str
     message: str
     violations: Sequence[Violation] = ()
     headers: dict[str, str] = field(default_factory=dict)
+    resume_token: str = ""
 
     @property
     def body(self) -> dict[str, Any]:
@@ -85,9 +102,9 @@ class ProblemError(Exception):
 
 
 def invalid(violations: Sequence[Violation]) -> ProblemError:
-    """The refusal of a body: 422 where SDES without TLS is all that is wrong, else 400."""
+    """The refusal of a request: 422 where that is customary and all that is wrong, else 400."""
     reasons = {v.reason for v in violations}
-    status = 422 if reasons == {"SDES_NEEDS_TLS"} else 400
+    status = 422 if reasons in _UNPROCESSABLE else 400
     reason = reasons.pop() if len(reasons) == 1 else "SEVERAL_VIOLATIONS"
     message = "; ".join(dict.fromkeys(_sentence(v) for v in violations))
     return ProblemError(status, reason, message, violations)
@@ -104,22 +121,27 @@ def problem(error: grpc.aio.AioRpcError, *, from_header: bool = False) -> Proble
     code = error.code().name
     reason = info.reason or code
     if bad.field_violations:
-        told = [Violation(v.field, v.reason, _spelled(v.description)) for v in bad.field_violations]
-        return invalid(told)
-    status = STATUSES.get(code, 500)
+        return invalid(
+            [
+                Violation(_field(v.field), v.reason, _spelled(v.description))
+                for v in bad.field_violations
+            ]
+        )
+    status = 410 if reason in _GONE else STATUSES.get(code, 500)
     if reason == "ETAG_MISMATCH" and from_header:
         status = 412
     message = _REASONS.get(reason) or _spelled(error.details() or "") or code
     headers = {}
     if status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="trunkline"'
-    if status in (429, 503):
+    if status in (429, 503) or reason == "REQUEST_IN_FLIGHT":
         seconds = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
         headers["Retry-After"] = str(max(1, math.ceil(seconds)))
     if not info.reason and status == 503:
         # The transport's own text names addresses; callers can do nothing with it.
         message, reason = "the service can't be reached now: try again", "UPSTREAM_UNAVAILABLE"
-    return ProblemError(status, reason, message, headers=headers)
+    token = info.metadata.get("resumeToken", "")
+    return ProblemError(status, reason, message, headers=headers, resume_token=token)
 
 
 def _details(
@@ -139,6 +161,13 @@ def _details(
 def _sentence(violation: Violation) -> str:
     exact = _VIOLATIONS.get((violation.field, violation.reason))
     return exact or f"{violation.field} {violation.description}"
+
+
+def _field(path: str) -> str:
+    """The path of a field in the body: a batch has its trunks without a `sip_trunk` around them."""
+    if path == "request_id":
+        return IDEMPOTENCY_KEY
+    return path.replace("].sip_trunk.", "].", 1) if path.startswith("requests[") else path
 
 
 def _spelled(text: str) -> str:

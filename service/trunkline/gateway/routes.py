@@ -20,13 +20,29 @@ class Binding:
         method: the RPC's name.
         verb: the HTTP method.
         path: with variables in braces, as the annotation has it.
-        body: the request's field that the body stands for, or empty.
+        body: the request's field that the body stands for, `*` for the whole, or empty.
+        reply: the name of the reply's message.
+        query: the request's lists that are in the query, where there is no body.
+        conditional: whether it takes the etag that the trunk must have.
     """
 
     method: str
     verb: str
     path: str
     body: str
+    reply: str
+    query: tuple[str, ...]
+    conditional: bool
+
+    @property
+    def changes(self) -> bool:
+        """Whether the method changes something."""
+        return self.verb != "GET"
+
+    @property
+    def resource(self) -> str:
+        """What it is about: `SipTrunk` or `PhoneNumber`."""
+        return "PhoneNumber" if "PhoneNumber" in self.method else "SipTrunk"
 
     @property
     def route(self) -> str:
@@ -43,5 +59,14 @@ def bindings() -> list[Binding]:
         for verb in _VERBS:
             path = getattr(rule, verb)
             if path:
-                found.append(Binding(method.name, verb.upper(), path, rule.body))
+                found.append(_binding(method, verb, path, rule.body))
     return found
+
+
+def _binding(method: Any, verb: str, path: str, body: str) -> Binding:
+    fields = method.input_type.fields_by_name
+    lists = tuple(name for name, f in fields.items() if f.is_repeated)
+    query = lists if verb == "delete" else ()
+    conditional = "etag" in fields or (verb == "patch" and body == "sip_trunk")
+    reply = method.output_type.name
+    return Binding(method.name, verb.upper(), path, body, reply, query, conditional)

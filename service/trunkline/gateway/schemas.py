@@ -14,14 +14,26 @@ IpIdentifier = sip_trunk_pb2.IpIdentifier
 PhoneNumber = phone_number_pb2.PhoneNumber
 Schema = dict[str, Any]
 
+ID_PATTERN = "^[!-.0-~]{1,64}$"
+# The schemas of messages that have another name than theirs.
+_SCHEMAS = {
+    "SipTrunk": "TrunkSnapshot",
+    "PhoneNumber": "Number",
+    "PhoneNumberChanges": "NumberChanges",
+}
+_TYPES = {"bool": "boolean", "int32": "integer", "int64": "integer", "string": "string"}
+# In revisions and events: messages that are never absent, and texts that may be.
+_ALWAYS = ("sip_trunk", "changed_at")
+_MAY_BE_EMPTY = ("token_id", "request_id", "method", "resume_token")
 _CREATE, _UPDATE, _ITEM = "create", "update", "item"
 _CONTROL = r"\u0000-\u001f\u007f-\u009f"
 _TEXT_PATTERNS = {
     field_rules_pb2.FieldRules.LABEL: rf"^[^\s{_CONTROL}]([^{_CONTROL}]*[^\s{_CONTROL}])?$",
     field_rules_pb2.FieldRules.PROSE: r"^[^\u0000-\u0008\u000b-\u001f\u007f-\u009f]*$",
 }
+IP_ADDRESS = "siptrunk.v1.IpIdentifier.ip_address"
 # Text with a form of its own. These take whatever the service takes, and some more: it judges.
-_FORMS: dict[str, Schema] = {
+FORMS: dict[str, Schema] = {
     "siptrunk.v1.SipTrunk.allow": {"pattern": "^[!:,0-9A-Za-z ]+$"},
     "siptrunk.v1.SipTrunk.disallow": {"pattern": "^[!:,0-9A-Za-z ]+$"},
     "siptrunk.v1.Gateway.gateway_address": {
@@ -33,7 +45,7 @@ _FORMS: dict[str, Schema] = {
         ],
         "maxLength": 255,
     },
-    "siptrunk.v1.IpIdentifier.ip_address": {
+    IP_ADDRESS: {
         "anyOf": [
             {"format": "ipv4"},
             {"format": "ipv6"},
@@ -44,8 +56,12 @@ _FORMS: dict[str, Schema] = {
 }
 
 
+# What replies to a request that writes nothing do not have.
+_WRITTEN = ("id", ETAG, "created_at", "updated_at")
+
+
 def components() -> dict[str, Schema]:
-    """All schemas by name."""
+    """The schemas of trunks, numbers and errors by name."""
     gateway_extra = {
         "port_explicit": {
             "type": "boolean",
@@ -55,18 +71,26 @@ def components() -> dict[str, Schema]:
     }
     gateway_sent = {n: {**s, "type": [s["type"], "null"]} for n, s in gateway_extra.items()}
     return {
-        "Trunk": _reply(SipTrunk.DESCRIPTOR, _trunk_extra(), optional={"auth_username"}),
+        "Trunk": reply(SipTrunk.DESCRIPTOR, trunk_extra(), optional={"auth_username"}),
+        "TrunkTrial": _trial(
+            reply(SipTrunk.DESCRIPTOR, trunk_extra(), "Trial", optional={"auth_username"})
+        ),
         "TrunkCreate": _request(SipTrunk.DESCRIPTOR, _CREATE, _create_extra()) | _create_rules(),
-        "TrunkUpdate": _request(SipTrunk.DESCRIPTOR, _UPDATE, _echoed(_trunk_extra())),
-        "Gateway": _reply(Gateway.DESCRIPTOR, gateway_extra),
+        "TrunkUpdate": _request(SipTrunk.DESCRIPTOR, _UPDATE, _echoed(trunk_extra())),
+        "TrunkUpdateInBatch": _named(
+            _request(SipTrunk.DESCRIPTOR, _UPDATE, _echoed(trunk_extra()))
+        ),
+        "Gateway": reply(Gateway.DESCRIPTOR, gateway_extra),
+        "GatewayTrial": _trial(reply(Gateway.DESCRIPTOR, gateway_extra)),
         "GatewaySent": _request(Gateway.DESCRIPTOR, _ITEM, gateway_sent),
-        "IpIdentifier": _reply(IpIdentifier.DESCRIPTOR, {}),
+        "IpIdentifier": reply(IpIdentifier.DESCRIPTOR, {}),
         "IpIdentifierSent": _request(IpIdentifier.DESCRIPTOR, _ITEM, {}),
-        "Number": _reply(PhoneNumber.DESCRIPTOR, _number_extra()),
+        "Number": reply(PhoneNumber.DESCRIPTOR, _number_extra()),
+        "NumberTrial": _trial(reply(PhoneNumber.DESCRIPTOR, _number_extra())),
         "NumberCreate": _request(PhoneNumber.DESCRIPTOR, _CREATE, _echoed(_number_extra())),
         "NumberUpdate": _request(PhoneNumber.DESCRIPTOR, _UPDATE, _echoed(_number_extra())),
-        "Message": _object({"message": {"type": "string", "description": "What was done."}}),
-        "Error": _object(
+        "Message": object_({"message": {"type": "string", "description": "What was done."}}),
+        "Error": object_(
             {
                 "error": {"type": "integer", "description": "The HTTP status."},
                 "message": {"type": "string", "description": "What is wrong, for people."},
@@ -79,7 +103,7 @@ def components() -> dict[str, Schema]:
                 },
             }
         ),
-        "Violation": _object(
+        "Violation": object_(
             {
                 "field": {"type": "string", "description": "A path, such as gateways[1].port."},
                 "reason": {"type": "string", "description": "Stable, UPPER_SNAKE."},
@@ -94,14 +118,60 @@ def ref(name: str) -> dict[str, str]:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-def _reply(
-    descriptor: Descriptor, extra: Schema, optional: frozenset[str] | set[str] = frozenset()
+def reply(
+    descriptor: Descriptor,
+    extra: Schema,
+    suffix: str = "",
+    optional: frozenset[str] | set[str] = frozenset(),
 ) -> Schema:
+    """The schema of a message in replies.
+
+    Args:
+        descriptor: of the message.
+        extra: the properties that no field stands behind.
+        suffix: of the names of the schemas of its gateways.
+        optional: what a reply may lack.
+    """
     fields = [f for f in table(descriptor).values() if forms.visible(f)]
-    properties = {f.name: _shown(f, descriptor) for f in fields} | extra
-    found = _object(properties, required=[n for n in properties if n not in optional])
+    properties = {forms.key(f): _shown(f, descriptor, suffix) for f in fields} | extra
+    found = object_(properties, required=[n for n in properties if n not in optional])
     found.pop("additionalProperties")  # replies may grow
     return found | {"description": comments.of(descriptor)}
+
+
+def sent(f: Field, descriptor: Descriptor) -> Schema:
+    """The schema of a field of a body that is no resource."""
+    if f.name == ETAG:
+        return nullable(_property(f, descriptor, suffix="Sent"))
+    return _property(f, descriptor, suffix="Sent")
+
+
+def nullable(schema: Schema) -> Schema:
+    """The same, or null."""
+    if "$ref" in schema:
+        alternatives = [{"$ref": schema["$ref"]}, {"type": "null"}]
+        return {"description": schema["description"], "anyOf": alternatives}
+    found = dict(schema)
+    _allow_null(found)
+    return found
+
+
+def _trial(schema: Schema) -> Schema:
+    """What is answered where nothing is written: no ids, no etag, no times of a write."""
+    properties = {
+        name: nullable(found) if name in _WRITTEN else found
+        for name, found in schema["properties"].items()
+    }
+    what = "As it would be, where nothing was written: what only a write makes is null."
+    return {**schema, "properties": properties, "description": what}
+
+
+def _named(schema: Schema) -> Schema:
+    """An update that says of which trunk."""
+    properties = dict(schema["properties"])
+    named = {k: v for k, v in properties["id"].items() if k != "readOnly"}
+    properties["id"] = named | {"pattern": ID_PATTERN}
+    return {**schema, "properties": properties, "required": ["id"]}
 
 
 def _request(descriptor: Descriptor, use: str, extra: Schema) -> Schema:
@@ -113,18 +183,18 @@ def _request(descriptor: Descriptor, use: str, extra: Schema) -> Schema:
     ]
     properties = {f.name: _sent(f, descriptor, use) for f in fields}
     required = [f.name for f in fields if f.required and use != _UPDATE]
-    return _object(properties | extra, required)
+    return object_(properties | extra, required)
 
 
-def _shown(f: Field, descriptor: Descriptor) -> Schema:
-    found = _property(f, descriptor, suffix="")
+def _shown(f: Field, descriptor: Descriptor, suffix: str) -> Schema:
+    found = _property(f, descriptor, suffix if f.name == "gateways" else "")
     if f.ignored:
         found["readOnly"] = True
     absent = f.descriptor.has_presence and not f.repeated and f.default is None and not f.required
     if f.descriptor.full_name == "siptrunk.v1.Gateway.port":
         absent = False  # the effective one is shown
-    if absent and f.name not in ("id", ETAG, "created_at", "updated_at"):
-        found["type"] = [found["type"], "null"]
+    if (absent and f.name not in _WRITTEN and f.name not in _ALWAYS) or f.name in _MAY_BE_EMPTY:
+        return nullable(found)
     return found
 
 
@@ -160,14 +230,25 @@ def _property(f: Field, descriptor: Descriptor, suffix: str) -> Schema:
     if f.kind == "message" and f.repeated:
         item = f.descriptor.message_type
         assert item is not None
-        return found | {"type": "array", "items": ref(f"{item.name}{suffix}")}
+        name = _SCHEMAS.get(item.name, item.name)
+        return found | {"type": "array", "items": ref(f"{name}{suffix}")}
     if f.repeated:
         return found | {"type": "array", "items": {"type": "string"}}
     if f.kind == "message":
-        return found | {"type": "string", "format": "date-time"}
+        return found | _message(f)
     if f.kind == "enum":
         return found | {"type": "string", "enum": list(forms.spellings(f))}
-    return found | {"type": {"bool": "boolean", "int32": "integer", "string": "string"}[f.kind]}
+    return found | {"type": _TYPES[f.kind]}
+
+
+def _message(f: Field) -> Schema:
+    message = f.descriptor.message_type
+    assert message is not None
+    if message.name == "Timestamp":
+        return {"type": "string", "format": "date-time"}
+    if message.name == "FieldMask":
+        return {"type": "array", "items": {"type": "string"}}
+    return ref("TrunkBefore" if f.name == "before" else _SCHEMAS[message.name])
 
 
 def _text(found: Schema, f: Field) -> None:
@@ -177,7 +258,7 @@ def _text(found: Schema, f: Field) -> None:
         if f.rules.text == field_rules_pb2.FieldRules.LABEL and not f.rules.min_length:
             pattern = f"^$|{pattern}"
         found["pattern"] = pattern
-    found |= _FORMS.get(f.descriptor.full_name, {})
+    found |= FORMS.get(f.descriptor.full_name, {})
 
 
 def _bounds(found: Schema, f: Field, least: str, most: str) -> None:
@@ -243,7 +324,8 @@ def _where(name: str, value: str, then: Schema) -> Schema:
     return {"if": {"required": [name], "properties": {name: {"const": value}}}, "then": then}
 
 
-def _trunk_extra() -> Schema:
+def trunk_extra() -> Schema:
+    """The keys of a trunk that no field stands behind."""
     return {
         "user_id": {"type": "string", "description": "The account, as `account_id`."},
         "phone_numbers": {
@@ -265,7 +347,7 @@ def _create_extra() -> Schema:
         "maxItems": 100,
         "description": "The trunk's first numbers, at most 100.",
     }
-    return _echoed(_trunk_extra()) | {"phone_numbers": numbers}
+    return _echoed(trunk_extra()) | {"phone_numbers": numbers}
 
 
 def _number_extra() -> Schema:
@@ -281,7 +363,8 @@ def _echoed(extra: Schema) -> Schema:
     return {name: {**schema, "readOnly": True} for name, schema in extra.items()}
 
 
-def _object(properties: Schema, required: list[str] | None = None) -> Schema:
+def object_(properties: Schema, required: list[str] | None = None) -> Schema:
+    """An object with these properties and no others."""
     found: Schema = {"type": "object", "properties": properties, "additionalProperties": False}
     needed = list(properties) if required is None else required
     return found | ({"required": needed} if needed else {})

@@ -1,7 +1,9 @@
 """The gRPC service as the gateway calls it: headers carried over, numbers put with their trunks."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
@@ -16,20 +18,67 @@ Ready = Callable[[], Awaitable[bool]]
 Numbers = tuple[list[PhoneNumber], bool]
 
 CARRIED = ("authorization", "x-request-id", "traceparent", "tracestate")
+CHANGED_FIELDS_KEY = "x-changed-fields"
 MESSAGE_BYTES_MAX = 8 << 20
+
+
+@dataclass(slots=True)
+class Service:
+    """The service, as all requests to a gateway share it.
+
+    Attributes:
+        calls: a stub for calls that end by themselves.
+        watches: a stub on a connection of its own. A connection carries so many calls at once and
+            lets more wait, and a watch does not end.
+        watching: how many watches there are now.
+        leaving: set when the gateway is about to end.
+    """
+
+    calls: Any
+    watches: Any
+    watching: int = 0
+    leaving: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """What a request that changes something says beside the change.
+
+    Attributes:
+        request_id: makes it safe to retry; empty for none.
+        validate_only: whether it is checked and answered only.
+    """
+
+    request_id: str = ""
+    validate_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """The reply to a change, and the names of the fields that changed, None where none are told."""
+
+    reply: Any
+    fields: str | None
 
 
 class Upstream:
     """One caller's view of the service, for the length of a request.
 
     Args:
-        stub: of the service.
+        service: that is called.
         metadata: what the caller's headers say to it.
         seconds: the deadline of each call.
+
+    Attributes:
+        intent: what the caller says beside a change.
+        service: that is called.
     """
 
-    def __init__(self, stub: Any, metadata: Sequence[tuple[str, str]], seconds: float) -> None:
-        self._stub = stub
+    def __init__(
+        self, service: Service, metadata: Sequence[tuple[str, str]], seconds: float
+    ) -> None:
+        self.intent = Intent()
+        self.service = service
         self._metadata = tuple(metadata)
         self._seconds = seconds
         self._asked = False
@@ -55,19 +104,45 @@ class Upstream:
 
     async def call(self, method: str, request: Any) -> Any:
         """Call a method; its errors are grpc.aio.AioRpcError."""
+        return await self._call(method, request)
+
+    async def change(self, method: str, request: Any) -> Changed:
+        """Call a method that changes something, as the caller intends it."""
+        request.request_id = self.intent.request_id
+        request.validate_only = self.intent.validate_only
+        call = self._call(method, request)
+        reply = await call
+        trailers = dict(iter(await call.trailing_metadata()))
+        return Changed(reply, trailers.get(CHANGED_FIELDS_KEY))
+
+    def watch(self, request: Any) -> Any:
+        """Call the method that streams, without a deadline."""
         self._asked = True
-        return await getattr(self._stub, method)(
+        return self.service.watches.WatchSipTrunks(request, metadata=self._metadata)
+
+    def _call(self, method: str, request: Any) -> Any:
+        self._asked = True
+        return getattr(self.service.calls, method)(
             request, metadata=self._metadata, timeout=self._seconds
         )
 
     async def numbers(self, trunk: SipTrunk) -> Numbers:
-        """The first numbers of a trunk, and whether it has more than are shown."""
-        if not trunk.phone_number_count:
+        """The first numbers of a trunk, and whether it has more than are shown.
+
+        None where there is no such trunk: it was not written, or is deleted since, which a retry
+        that is answered as the first call was does not mind.
+        """
+        if not trunk.phone_number_count or not trunk.id:
             return [], False
-        page = await self.call(
-            "ListPhoneNumbers",
-            pb.ListPhoneNumbersRequest(trunk_id=trunk.id, page_size=NUMBERS_SHOWN_MAX),
-        )
+        try:
+            page = await self.call(
+                "ListPhoneNumbers",
+                pb.ListPhoneNumbersRequest(trunk_id=trunk.id, page_size=NUMBERS_SHOWN_MAX),
+            )
+        except grpc.aio.AioRpcError as error:
+            if error.code() != grpc.StatusCode.NOT_FOUND:
+                raise
+            return [], False
         return list(page.phone_numbers), bool(page.next_page_token)
 
     async def numbers_of(self, trunks: Sequence[SipTrunk]) -> dict[str, Numbers]:

@@ -1,10 +1,11 @@
 """The connection pool, and what the driver's errors mean to a caller."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
@@ -12,6 +13,7 @@ from asyncpg.connect_utils import SessionAttribute
 from trunkline import errors
 
 log = logging.getLogger(__name__)
+Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 
 STATEMENT_SECONDS_MAX = 15
 LOCK_SECONDS_MAX = 10
@@ -44,6 +46,8 @@ _TAKEN = {
         "phone_number",
     ),
 }
+_ONCE = "requests_once"
+_BUSY, _ANSWERED = "TL001", "TL002"  # see the schema's request_claimed
 RETRY_SECONDS = 1.0
 
 
@@ -55,12 +59,21 @@ class ConstraintError(Exception):
         self.constraint = constraint
 
 
+class RepeatedError(Exception):
+    """A call with the same request_id was answered before. Never reaches a caller."""
+
+
+class BusyError(Exception):
+    """A call with the same request_id is at work. Never reaches a caller."""
+
+
 class Database:
     """A pool of connections whose errors are ours.
 
     Every method raises ExistsError where a name or number is taken (told by the constraint),
-    ConstraintError where another constraint refused the row, and UnavailableError where the
-    connection was lost or could not be had; whether a write was done is not known then.
+    RepeatedError and BusyError where a request_id is, ConstraintError where another constraint
+    refused the row, and UnavailableError where the connection was lost or could not be had; whether
+    a write was done is not known then.
     """
 
     def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
@@ -107,35 +120,67 @@ class Database:
         except TimeoutError:
             self._pool.terminate()
 
-    async def row(self, statement: str, *arguments: Any) -> asyncpg.Record | None:
-        """Run one statement; its first row, None where there is none. One round trip."""
+    async def row(
+        self, statement: str, *arguments: Any, trial: bool = False
+    ) -> asyncpg.Record | None:
+        """Run one statement; its first row, None where there is none. One round trip.
+
+        With `trial`, what it writes is taken back, which takes two more.
+        """
         try:
+            if trial:
+                async with self.transaction(trial=True) as connection:
+                    return await connection.fetchrow(statement, *arguments)
             return await self._pool.fetchrow(statement, *arguments)
         except Exception as error:
             raise await self._ours(error) from None
 
-    async def rows(self, statement: str, *arguments: Any) -> list[asyncpg.Record]:
-        """Run one statement; all its rows. One round trip."""
+    async def rows(
+        self, statement: str, *arguments: Any, trial: bool = False
+    ) -> list[asyncpg.Record]:
+        """Run one statement; all its rows. One round trip, with `trial` as for `row`."""
         try:
+            if trial:
+                async with self.transaction(trial=True) as connection:
+                    return await connection.fetch(statement, *arguments)
             return await self._pool.fetch(statement, *arguments)
         except Exception as error:
             raise await self._ours(error) from None
 
     @asynccontextmanager
-    async def transaction(
-        self,
-    ) -> AsyncIterator["asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"]:
-        """A transaction on one connection, committed where the block ends well."""
+    async def connection(self) -> AsyncIterator[Connection]:
+        """One connection for the length of the block; its errors are ours at the block's end."""
         try:
-            async with self._pool.acquire() as connection, connection.transaction():
+            async with self._pool.acquire() as connection:
                 yield connection
         except Exception as error:
             raise await self._ours(error) from None
+
+    @asynccontextmanager
+    async def transaction(self, *, trial: bool = False) -> AsyncIterator[Connection]:
+        """A transaction on one connection, committed where the block ends well.
+
+        With `trial`, what is written is taken back at its end.
+        """
+        async with self.connection() as connection:
+            work = connection.transaction()
+            await work.start()
+            try:
+                yield connection
+            except BaseException:
+                with contextlib.suppress(Exception):  # what ends the block is what is told
+                    await work.rollback()
+                raise
+            await (work.rollback() if trial else work.commit())
 
     async def _ours(self, error: Exception) -> Exception:
         if isinstance(error, asyncpg.UniqueViolationError) and error.constraint_name in _TAKEN:
             reason, message, field = _TAKEN[error.constraint_name]
             return errors.ExistsError(reason, message, field=field)
+        if isinstance(error, asyncpg.UniqueViolationError) and error.constraint_name == _ONCE:
+            return RepeatedError()
+        if isinstance(error, asyncpg.PostgresError) and error.sqlstate in (_BUSY, _ANSWERED):
+            return BusyError() if error.sqlstate == _BUSY else RepeatedError()
         if isinstance(error, asyncpg.CheckViolationError):
             return ConstraintError(error.constraint_name)
         if isinstance(error, asyncpg.UndefinedTableError | asyncpg.UndefinedColumnError):
