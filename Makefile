@@ -6,7 +6,7 @@ PROTOC := $(BIN)/python -m grpc_tools.protoc -Iprotos --plugin=protoc-gen-mypy=$
 DATA_DIR ?= data
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint generate check-generated freeze-api clean
+.PHONY: help install run test chaos bench lint generate check-generated freeze-api clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -29,6 +29,12 @@ run: .venv/runtime ## Start the service on an embedded database, ready to try
 
 test: .venv/development ## Run every test
 	$(BIN)/python -m pytest $(TESTS)
+
+chaos: .venv/development ## Run every fault at full length (the tests run a short form)
+	TRUNKLINE_TEST_SIZE=full $(BIN)/python -m pytest tests/chaos tests/model
+
+bench: .venv/development ## Measure against the floors, in one run; BENCH=--quick for a first look
+	$(BIN)/python -m tests.bench $(BENCH)
 
 lint: .venv/development ## Check style, types, import direction and protos
 	$(BIN)/ruff check

@@ -30,12 +30,13 @@ async def code_of(call: Any) -> str:
 
 
 async def sessions(url: str) -> Counter[str]:
-    """The service's sessions by state."""
+    """The service's sessions by state; but the feed's, which is none of the pool's."""
     connection = await asyncpg.connect(url)
     try:
         rows = await connection.fetch(
             "SELECT state FROM pg_stat_activity"
             " WHERE application_name = 'trunkline' AND datname = current_database()"
+            " AND query NOT LIKE '%feed_state%'"
         )
     finally:
         await connection.close()

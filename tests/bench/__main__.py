@@ -1,0 +1,75 @@
+"""`python -m tests.bench`: measures the service beside its floors, and prints tables."""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from tests.bench import people, report, sections
+from tests.bench.setting import prepared
+
+PACED_TIMES = 4
+"""Sections that keep a pace make few calls per second: they measure so much longer, less often."""
+SECTIONS = ("calls", "cost", "watch", "mixed", "sync")
+
+
+def main() -> int:
+    """Run the sections that are asked for."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(SECTIONS))
+    parser.add_argument("--seconds", type=float, default=2.0, help="per cell and round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--trunks", type=int, default=5000, help="that the section sync creates")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
+    parser.add_argument("--quick", action="store_true", help="about two minutes, for a first look")
+    parser.add_argument("--full", action="store_true", help="sync 50,000 trunks")
+    chosen = parser.parse_args()
+    unknown = set(chosen.sections) - set(SECTIONS)
+    if unknown:
+        parser.error(f"no such section: {', '.join(sorted(unknown))}")
+    if chosen.quick:
+        chosen.seconds, chosen.rounds, chosen.trunks = 0.5, 2, 500
+    if chosen.full:
+        chosen.trunks = 50_000
+    uvloop.run(_run(chosen))
+    return 0
+
+
+async def _run(chosen: argparse.Namespace) -> None:
+    started = time.monotonic()
+
+    def say(what: str) -> None:
+        print(f"{time.monotonic() - started:6.0f} s  {what}", file=sys.stderr, flush=True)
+
+    found: dict[str, Any] = {}
+    async with prepared() as setting:
+        machine = report.machine(await setting.sql("SHOW server_version"))
+        print(report.table(["machine", ""], [[k, v] for k, v in machine.items()]), flush=True)
+        found["machine"] = machine
+        for name in chosen.sections or SECTIONS:
+            say(name)
+            text, found[name] = await _section(name, setting, chosen, say)
+            print(f"\n## {name}\n\n{text}", flush=True)
+    say("done")
+    if chosen.json:
+        chosen.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+async def _section(name: str, setting: Any, chosen: argparse.Namespace, say: Any) -> Any:
+    if name == "calls":
+        counted = not chosen.quick
+        return await sections.calls(setting, chosen.seconds, chosen.rounds, say, counted=counted)
+    if name == "cost":
+        return await sections.cost(setting, chosen.seconds, chosen.rounds, say)
+    if name == "sync":
+        return await people.sync(setting, chosen.trunks, say)
+    section = people.watch if name == "watch" else people.mixed
+    return await section(setting, chosen.seconds * PACED_TIMES, max(1, chosen.rounds // 2), say)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

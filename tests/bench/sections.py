@@ -1,0 +1,146 @@
+"""The sections about single calls: floors and calls, and what history and idempotency cost."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tests.bench import cells, parts, report, variant
+from tests.bench.cells import Cell, Measured
+from tests.bench.report import Ratio, p50, p99, rate, server_cpu
+from tests.bench.setting import Setting, floored
+
+Say = Callable[[str], None]
+CALLERS = (1, 16, 64)
+MOST = CALLERS[-1]
+COUNTED_SECONDS = 1.0
+STATISTICS_SECONDS = 1.1
+"""How long a connection keeps its statistics to itself, and a little more."""
+IDLE_STATISTICS_SECONDS = 11
+"""How long one that is idle does."""
+COUNTED = (
+    "update_fixed", "update_random", "update_request_id", "patch", "create", "get", "list",
+)  # fmt: skip
+_UPDATE, _RANDOM, _RETRIED = "UpdateSipTrunk", "UpdateSipTrunk, random masks", "… with request_id"
+_BARE, _BARE_GET = "floor: UPDATE … RETURNING", "floor: SELECT"
+
+RATIOS = [
+    Ratio("UpdateSipTrunk / bare UPDATE, calls/s", _UPDATE, _BARE, MOST, rate, 0.90),
+    Ratio("… server CPU per call", _UPDATE, _BARE, MOST, server_cpu, 1.15, at_most=True),
+    Ratio("… p99", _UPDATE, _BARE, MOST, p99, 1.20, at_most=True),
+    Ratio("… p50, one caller", _UPDATE, _BARE, 1, p50, 1.25, at_most=True),
+    Ratio("random masks / bare UPDATE, calls/s", _RANDOM, _BARE, MOST, rate),
+    Ratio("random masks / fixed mask, calls/s", _RANDOM, _UPDATE, MOST, rate, 0.90),
+    Ratio("with request_id / without, calls/s", _RETRIED, _UPDATE, MOST, rate),
+    Ratio("GetSipTrunk / bare SELECT, calls/s", "GetSipTrunk", _BARE_GET, MOST, rate, 0.85),
+    Ratio("PATCH over HTTP / UpdateSipTrunk, calls/s", "PATCH", _UPDATE, MOST, rate, 0.60),
+]
+
+
+async def calls(
+    setting: Setting, seconds: float, rounds: int, say: Say, *, counted: bool
+) -> tuple[str, Any]:
+    """Every kind of call beside its floor; where `counted`, transactions per call as well."""
+    server = setting.server
+    async with floored(setting) as floor:
+        wanted = [
+            Cell("floor: prepared answer", "prepared", floor, "floor"),
+            Cell("floor: pgbench", "pgbench", None),
+            Cell(_BARE, "floor_update", floor, "floor"),
+            Cell(_UPDATE, "update_fixed", server),
+            Cell(_RANDOM, "update_random", server),
+            Cell(_RETRIED, "update_request_id", server),
+            Cell("PATCH", "patch", server),
+            Cell("CreateSipTrunk", "create", server, made=True),
+            Cell(_BARE_GET, "floor_get", floor, "floor"),
+            Cell("GetSipTrunk", "get", server),
+            Cell("ListSipTrunks, page of 50", "list", server),
+        ]
+        before = await _revisions(setting)
+        measured = await cells.measure(setting, wanted, CALLERS, seconds, rounds, say)
+        changed = await _revisions(setting) - before
+    trips = await _transactions(setting) if counted else []
+    text = "\n\n".join(
+        [
+            report.cells(measured),
+            report.ratios(RATIOS, measured),
+            *([report.table(["call", "transactions per call"], trips)] if trips else []),
+            f"Updates sent: {setting.updates}; that changed something: {changed}.",
+        ]
+    )
+    return text, {
+        "cells": report.cells_as_json(measured),
+        "ratios": report.ratios_as_json(RATIOS, measured),
+        "transactions_per_call": dict(trips),
+    }
+
+
+async def cost(setting: Setting, seconds: float, rounds: int, say: Say) -> tuple[str, Any]:
+    """The update with parts of its statement left out."""
+    async with contextlib.AsyncExitStack() as stack:
+        wanted = [
+            Cell("full", "update_fixed", setting.server),
+            Cell("full, with request_id", "update_request_id", setting.server),
+        ]
+        for name in (variant.NO_HISTORY, variant.NO_IDEMPOTENCY, variant.NEITHER):
+            part = parts.service(
+                setting.postgres.url,
+                setting.directory / f"{name}.log",
+                module="tests.bench.variant",
+                arguments=(name,),
+            )
+            await stack.enter_async_context(part)
+            wanted.append(Cell(name, "update_fixed", part))
+        measured = await cells.measure(setting, wanted, (1, MOST), seconds, rounds, say)
+    wanted_ratios = [
+        Ratio("full / neither, calls/s", "full", variant.NEITHER, MOST, rate, 0.85),
+        Ratio(
+            "full with request_id / neither, calls/s",
+            "full, with request_id", variant.NEITHER, MOST, rate, 0.85,
+        ),
+        Ratio("full / no-history, calls/s", "full", variant.NO_HISTORY, MOST, rate),
+        Ratio("full / no-idempotency, calls/s", "full", variant.NO_IDEMPOTENCY, MOST, rate),
+        Ratio("full / neither, p50, one caller", "full", variant.NEITHER, 1, p50),
+    ]  # fmt: skip
+    text = f"{report.cells(measured)}\n\n{report.ratios(wanted_ratios, measured)}"
+    return text, _as_json(wanted_ratios, measured)
+
+
+def _as_json(wanted: Sequence[Ratio], measured: Measured) -> Any:
+    return {
+        "cells": report.cells_as_json(measured),
+        "ratios": report.ratios_as_json(wanted, measured),
+    }
+
+
+async def _revisions(setting: Setting) -> int:
+    return int(
+        await setting.sql("SELECT sum(revision)::bigint FROM trunks WHERE account_id = 'bench'")
+    )
+
+
+async def _transactions(setting: Setting) -> list[list[str]]:
+    """Transactions that the database committed per call, by kind of call.
+
+    Counted on a server with one connection, which tells of its transactions with the first one
+    after STATISTICS_SECONDS; so one call is made before each look. What the servers do beside the
+    calls, a few per second, is in it.
+    """
+    log, rows = setting.directory / "counted.log", []
+    async with parts.service(setting.postgres.url, log, http=True, pool_size=1) as server:
+        await asyncio.sleep(IDLE_STATISTICS_SECONDS)
+        for kind in COUNTED:
+            cell = Cell(kind, kind, server, made=kind == "create")
+            job = cells.job(setting, cell, 1, COUNTED_SECONDS)
+            before = await _committed(setting, job)
+            result = await setting.load.ask(job)
+            committed = await _committed(setting, job) - before
+            rows.append([kind, f"{committed / (len(result['latencies']) + 1):.2f}"])
+    return rows
+
+
+async def _committed(setting: Setting, job: dict[str, Any]) -> int:
+    await asyncio.sleep(STATISTICS_SECONDS)
+    await setting.load.ask(job | {"count": 1})
+    statement = "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()"
+    return int(await setting.sql(statement))
