@@ -44,6 +44,11 @@ class Settings:
     grpc_address: str = _setting(
         "127.0.0.1:50051", "HOST:PORT of the gRPC server; port 0 takes any free one"
     )
+    grpc_socket: str = _setting(
+        "",
+        "path of a UNIX socket that the gRPC server also listens on, in plaintext, mode 0660;"
+        " empty: none",
+    )
     http_address: str = _setting(
         "127.0.0.1:8080", "HOST:PORT of the HTTP gateway; port 0 takes any free one; empty: none"
     )
@@ -88,6 +93,22 @@ class Settings:
     )
     codecs: str = _setting(DEFAULT_CODECS, "the codecs known, in the order that `all` stands for")
     reflection: bool = _setting(default=True, meaning="serve gRPC reflection, which needs no token")
+    tls_cert: str = _setting(
+        "",
+        "a PEM file: the certificate of both ports, then those up to its CA; read again when it"
+        " changes; empty: plaintext",
+    )
+    tls_key: str = _setting("", "a PEM file: the private key of TLS_CERT")
+    tls_client_ca: str = _setting(
+        "",
+        "a PEM file: the CAs that every client of both ports needs a certificate of; empty: none"
+        " needed",
+    )
+    tls_ca: str = _setting(
+        "",
+        "for commands that call a server, which show TLS_CERT if set: a PEM file with the server's"
+        " CA; empty: plaintext",
+    )
     allow_plaintext: bool = _setting(
         default=False, meaning="allow a plaintext port on an address that is not loopback"
     )
@@ -151,7 +172,7 @@ def load(
         except ValueError as error:
             faults.append(f"{origin}: {error}")
     settings = Settings(**values)
-    faults += _faults(settings)
+    faults += _faults(settings) + _tls_faults(settings)
     if faults:
         raise SettingsError("\n".join(faults))
     return settings, sources
@@ -244,12 +265,7 @@ def _faults(s: Settings) -> list[str]:
             continue
         right = _is_address(text) or (name == "grpc_address" and text.startswith("unix:"))
         want(right, name, f"{text!r} is not HOST:PORT")
-        want(
-            not right or s.allow_plaintext or is_loopback(text),
-            name,
-            "is not loopback, and the port is plaintext; set TRUNKLINE_ALLOW_PLAINTEXT=1 where a"
-            " sidecar or the network does TLS",
-        )
+    want(not s.grpc_socket.startswith("unix:"), "grpc_socket", "is a path; leave out unix:")
     token = len(s.bootstrap_token)
     want(
         token == 0 or token >= BOOTSTRAP_CHARACTERS_MIN,
@@ -282,6 +298,30 @@ def _faults(s: Settings) -> list[str]:
         not (s.secret_keys and s.secret_keys_file), "secret_keys_file", "and SECRET_KEYS: one only"
     )
     return found
+
+
+def _tls_faults(s: Settings) -> list[str]:
+    found = []
+    for name, other in (("tls_cert", "tls_key"), ("tls_key", "tls_cert")):
+        if getattr(s, other) and not getattr(s, name):
+            found.append(f"{variable(name)}: is needed with {other.upper()}")
+    if s.tls_client_ca and not s.tls_cert:
+        found.append(f"{variable('tls_client_ca')}: needs TLS_CERT and TLS_KEY")
+    # With TLS_CA, an address may be where to call; those who listen ask `plaintext_faults`.
+    return found if s.tls_ca else found + plaintext_faults(s)
+
+
+def plaintext_faults(s: Settings, *addresses: str) -> list[str]:
+    """What is wrong with listening in plaintext, at the addresses named or at all of them."""
+    if s.tls_cert or s.tls_key or s.allow_plaintext:
+        return []
+    return [
+        f"{variable(name)}: is not loopback, and the port is plaintext; set TRUNKLINE_TLS_CERT and"
+        " TRUNKLINE_TLS_KEY, or set TRUNKLINE_ALLOW_PLAINTEXT=1 where a sidecar or the network"
+        " does TLS"
+        for name in addresses or ("grpc_address", "http_address")
+        if _is_address(getattr(s, name)) and not is_loopback(getattr(s, name))
+    ]
 
 
 def _is_address(text: str) -> bool:

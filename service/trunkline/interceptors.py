@@ -18,7 +18,7 @@ import grpc
 from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from trunkline import errors, statuses
+from trunkline import errors, statuses, tls
 from trunkline.auth import Identity, Verifier, require_scope, set_caller
 from trunkline.readiness import Readiness
 from trunkline.ulids import Ulids
@@ -44,6 +44,7 @@ class _Call:
     method: str
     request_id: str
     peer: str
+    client_certificate: str | None = None
     started: float = field(default_factory=time.perf_counter)
     identity: Identity | None = None
     code: str = "OK"
@@ -63,6 +64,7 @@ class _Call:
                 "account_id": self.identity.account_id if self.identity else None,
                 "token_id": self.identity.token_id if self.identity else None,
                 "peer": self.peer,
+                "client_certificate": self.client_certificate,
             },
         )
 
@@ -75,15 +77,23 @@ class Boundary(grpc.aio.ServerInterceptor):
         readiness: tells whether calls can be answered.
         scopes: the scope that each method needs, by its full name (`/package.Service/Method`).
         ids: makes request ids for callers that send none in `x-request-id`.
+        names_clients: whether clients have certificates, whose names are logged.
     """
 
     def __init__(
-        self, verifier: Verifier, readiness: Readiness, scopes: Mapping[str, str], ids: Ulids
+        self,
+        verifier: Verifier,
+        readiness: Readiness,
+        scopes: Mapping[str, str],
+        ids: Ulids,
+        *,
+        names_clients: bool = False,
     ) -> None:
         self._verifier = verifier
         self._readiness = readiness
         self._scopes = scopes
         self._ids = ids
+        self._names_clients = names_clients
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(
@@ -169,7 +179,8 @@ class Boundary(grpc.aio.ServerInterceptor):
     def _call(self, method: str, context: Any) -> _Call:
         sent = _metadata(context, REQUEST_ID_KEY)
         known = sent is not None and _REQUEST_ID.fullmatch(sent)
-        return _Call(method, sent if sent and known else self._ids.new(), context.peer())
+        client = tls.client_name(context.auth_context()) if self._names_clients else None
+        return _Call(method, sent if sent and known else self._ids.new(), context.peer(), client)
 
     async def _admit(self, call: _Call, request: Any, context: Any) -> None:
         if not call.method.startswith(_OPEN_SERVICES):

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from google.api import annotations_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from siptrunk.v1 import sip_trunk_service_pb2, sip_trunk_service_pb2_grpc
-from trunkline import config, errors, keys, migrate, reflection
+from trunkline import config, errors, keys, migrate, reflection, sockets, tls
 from trunkline.auth import BOOTSTRAP_ACCOUNT, Verifier
 from trunkline.codecs import Catalogue
 from trunkline.config import Settings, SettingsError
@@ -86,11 +86,15 @@ async def serving(settings: Settings) -> AsyncIterator[Running]:
     """The whole service, from the data directory's lock to the first answer and back.
 
     Raises:
-        SettingsError: the settings can't work together, or the keys are not the database's.
+        SettingsError: the settings can't work together, or the keys are not the database's, or the
+            certificate can't be used.
         EmbeddedError: the embedded PostgreSQL can't be started.
         OSError: the address can't be bound.
     """
     async with contextlib.AsyncExitStack() as stack:
+        if faults := config.plaintext_faults(settings):
+            raise SettingsError("\n".join(faults))
+        certificates = await stack.enter_async_context(tls.certificates(settings))
         url, embedded = await stack.enter_async_context(database_url(settings, "trunkline serve"))
         ring = KeyRing(keys.of(settings))
         database = await _open(settings, url, settings.database_pool_size)
@@ -98,7 +102,8 @@ async def serving(settings: Settings) -> AsyncIterator[Running]:
         ids, readiness = Ulids(), Readiness()
         identities = IdentityStore(database)
         verifier = Verifier(identities, settings.bootstrap_token)
-        boundary = Boundary(verifier, readiness, _scopes(), ids)
+        named = certificates is not None and certificates.asks_clients
+        boundary = Boundary(verifier, readiness, _scopes(), ids, names_clients=named)
         server = grpc.aio.server(interceptors=[boundary], options=_options())
         # A connection of the feed's own: it waits for nobody's call.
         own = await _open(settings, url, 1)
@@ -106,25 +111,14 @@ async def serving(settings: Settings) -> AsyncIterator[Running]:
         parts = _Parts(settings, database, own, ring, ids)
         _add_services(server, settings, parts, readiness)
         # Addresses are bound before PostgreSQL starts: they may be taken.
-        running = Running(_bind(server, settings.grpc_address))
-        private = stack.enter_context(tempfile.TemporaryDirectory(prefix="trunkline-"))
-        http_socket = None
-        if settings.http_address:
-            server.add_insecure_port(f"unix:{private}/grpc")
-            http_socket = stack.enter_context(http.bound(settings.http_address))
-            running.http_address = http.address_of(http_socket)
+        running = Running(stack.enter_context(_bound(server, settings, certificates)))
+        front = _front(server, settings, certificates, running, stack)
         if embedded is not None:
             await stack.enter_async_context(embedded.running())
         await stack.enter_async_context(verifier.refreshing())
         await server.start()
         stack.push_async_callback(server.stop, settings.drain_seconds)
-        if http_socket is not None:
-            front = http.serving(
-                http_socket,
-                f"unix:{private}/grpc",
-                settings.cors_origins(),
-                settings.drain_seconds,
-            )
+        if front is not None:
             await stack.enter_async_context(front)
         stack.callback(_leave, readiness, parts.feed, settings.drain_seconds)
         startup = _Startup(
@@ -298,9 +292,31 @@ def _add_services(
         reflection.add(server, [s.full_name for f in files for s in f.services_by_name.values()])
 
 
-def _bind(server: grpc.aio.Server, address: str) -> str:
+@contextlib.contextmanager
+def _bound(
+    server: grpc.aio.Server, settings: Settings, certificates: tls.Certificates | None
+) -> Iterator[str]:
+    """Bind the gRPC server to all its addresses while the block runs; the first of them."""
+    with contextlib.ExitStack() as stack:
+        address = settings.grpc_address
+        if address.startswith("unix:"):
+            path = Path(address.removeprefix("unix:").removeprefix("//"))
+            stack.enter_context(_bound_socket(server, path))
+        else:
+            address = f"{address.rpartition(':')[0]}:{_bind(server, address, certificates)}"
+        if settings.grpc_socket:
+            stack.enter_context(_bound_socket(server, Path(settings.grpc_socket)))
+        yield address
+
+
+def _bind(
+    server: grpc.aio.Server, address: str, certificates: tls.Certificates | None = None
+) -> int:
     try:
-        port = server.add_insecure_port(address)
+        if certificates is not None:
+            port = server.add_secure_port(address, certificates.server_credentials())
+        else:
+            port = server.add_insecure_port(address)
     except RuntimeError:
         port = 0
     if not port:
@@ -308,9 +324,41 @@ def _bind(server: grpc.aio.Server, address: str) -> str:
             f"{address} can't be listened on: another server has it, or this machine has no such"
             " address"
         )
-    if not config.is_loopback(address):
+    if certificates is None and not config.is_loopback(address):
         log.warning("plaintext", extra={"address": address})
-    return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
+    return port
+
+
+@contextlib.contextmanager
+def _bound_socket(server: grpc.aio.Server, path: Path) -> Iterator[None]:
+    """A UNIX socket is plaintext always: who may connect is a matter of its mode."""
+    with sockets.claimed(path):
+        with sockets.mode_0660():
+            _bind(server, f"unix:{path}")
+        yield
+
+
+def _front(
+    server: grpc.aio.Server,
+    settings: Settings,
+    certificates: tls.Certificates | None,
+    running: Running,
+    stack: contextlib.AsyncExitStack,
+) -> AbstractAsyncContextManager[None] | None:
+    """The HTTP gateway, bound but not yet serving; None without one."""
+    if not settings.http_address:
+        return None
+    private = stack.enter_context(tempfile.TemporaryDirectory(prefix="trunkline-"))
+    server.add_insecure_port(f"unix:{private}/grpc")
+    listener = stack.enter_context(http.bound(settings.http_address))
+    running.http_address = http.address_of(listener)
+    return http.serving(
+        listener,
+        f"unix:{private}/grpc",
+        settings.cors_origins(),
+        settings.drain_seconds,
+        context=certificates.context() if certificates else None,
+    )
 
 
 def _leave(readiness: Readiness, feed: Feed, seconds: int) -> None:

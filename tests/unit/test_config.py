@@ -65,6 +65,8 @@ def test_setting_says_what_it_means(f: "dataclasses.Field[Any]") -> None:
         ("reflection", "yes", True),
         ("allow_plaintext", "1", True),
         ("allow_plaintext", "On", True),
+        ("grpc_socket", "/run/trunkline.sock", "/run/trunkline.sock"),
+        ("tls_ca", "/run/ca.crt", "/run/ca.crt"),
         ("drain_seconds", "0", 0),
         ("drain_seconds", "3600", 3600),
         ("log_level", "debug", "debug"),
@@ -131,6 +133,9 @@ def test_flag_that_is_empty_goes_before_its_variable() -> None:
         ("codecs", "!ulaw", "is not a comma-separated list of different codec names"),
         ("reflection", "2", "is neither 1 nor 0"),
         ("allow_plaintext", "maybe", "is neither 1 nor 0"),
+        ("grpc_socket", "unix:/run/trunkline.sock", "is a path; leave out unix:"),
+        ("tls_client_ca", "/run/ca.crt", "needs TLS_CERT and TLS_KEY"),
+        ("http_address", "0.0.0.0:8080", "set TRUNKLINE_TLS_CERT and TRUNKLINE_TLS_KEY, or set"),
         ("drain_seconds", "3601", "is out of range"),
         ("drain_seconds", "1m", "is not a whole number"),
         ("log_level", "trace", "is none of debug, info, warning, error"),
@@ -166,6 +171,40 @@ def test_every_fault_is_said_at_once() -> None:
 def test_plaintext_off_loopback_is_taken_where_it_is_allowed() -> None:
     settings = load({"TRUNKLINE_GRPC_ADDRESS": "0.0.0.0:50051", "TRUNKLINE_ALLOW_PLAINTEXT": "1"})
     assert settings.grpc_address == "0.0.0.0:50051"
+
+
+PAIR = {"TRUNKLINE_TLS_CERT": "/run/tls.crt", "TRUNKLINE_TLS_KEY": "/run/tls.key"}
+
+
+def test_every_address_is_taken_with_tls() -> None:
+    settings = load(PAIR, grpc_address="0.0.0.0:50051", http_address="[::]:8080")
+    assert (settings.tls_cert, settings.tls_key) == ("/run/tls.crt", "/run/tls.key")
+    assert config.plaintext_faults(settings) == []
+
+
+@pytest.mark.parametrize("name", PAIR)
+def test_certificate_and_key_are_needed_both(name: str) -> None:
+    (missing,) = PAIR.keys() - {name}
+    given = name.removeprefix("TRUNKLINE_")
+    for address in ("127.0.0.1:1", "0.0.0.0:1"):
+        found = faults({name: PAIR[name]}, grpc_address=address)
+        assert found == [f"{missing}: is needed with {given}"]
+
+
+def test_address_to_call_with_tls_may_be_any() -> None:
+    settings = load(tls_ca="/run/ca.crt", grpc_address="trunkline.example:50051")
+    assert settings.grpc_address == "trunkline.example:50051"
+
+
+def test_ca_of_the_server_to_call_does_not_make_listening_safe() -> None:
+    settings = load(tls_ca="/run/ca.crt", grpc_address="0.0.0.0:1", http_address="0.0.0.0:2")
+    assert [fault.partition(":")[0] for fault in config.plaintext_faults(settings)] == [
+        "TRUNKLINE_GRPC_ADDRESS",
+        "TRUNKLINE_HTTP_ADDRESS",
+    ]
+    (fault,) = config.plaintext_faults(settings, "http_address")
+    assert fault.startswith("TRUNKLINE_HTTP_ADDRESS: is not loopback")
+    assert config.plaintext_faults(Settings()) == []
 
 
 def test_keys_from_two_places_are_refused() -> None:

@@ -11,7 +11,7 @@ import grpc
 from google.rpc import error_details_pb2, status_pb2
 
 from siptrunk.v1 import sip_trunk_service_pb2_grpc
-from trunkline import statuses
+from trunkline import statuses, tls
 from trunkline.config import Settings
 
 USAGE = 2
@@ -40,8 +40,18 @@ def metadata(token_file: str | None) -> list[tuple[str, str]]:
 
 @contextmanager
 def connected(settings: Settings) -> Iterator[Any]:
-    """A stub of the service that the settings name."""
-    with grpc.insecure_channel(settings.grpc_address) as channel:
+    """A stub of the service that the settings name.
+
+    Raises:
+        SettingsError: the files that TLS needs can't be used.
+    """
+    address = settings.grpc_address
+    credentials = tls.channel_credentials(settings, address)
+    with (
+        grpc.insecure_channel(address)
+        if credentials is None
+        else grpc.secure_channel(address, credentials)
+    ) as channel:
         yield sip_trunk_service_pb2_grpc.SipTrunkServiceStub(channel)
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import contextlib
 import os
 import secrets
 import shlex
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import uvloop
 
-from trunkline import config, logs
+from trunkline import config, logs, tls
 from trunkline.config import Settings, SettingsError
 from trunkline.gateway import http
 from trunkline.server import Running, serving
@@ -61,10 +62,23 @@ def try_flags(
 
 async def _gateway(settings: Settings, target: str) -> int:
     stop = _stop_on_signals()
-    with http.bound(settings.http_address) as listener:
-        async with http.serving(listener, target, settings.cors_origins(), settings.drain_seconds):
-            print(f"trunkline ready http={http.address_of(listener)}", flush=True)
-            await stop.wait()
+    if faults := config.plaintext_faults(settings, "http_address"):
+        raise SettingsError("\n".join(faults))
+    credentials = tls.channel_credentials(settings, target)
+    async with contextlib.AsyncExitStack() as stack:
+        certificates = await stack.enter_async_context(tls.certificates(settings))
+        listener = stack.enter_context(http.bound(settings.http_address))
+        front = http.serving(
+            listener,
+            target,
+            settings.cors_origins(),
+            settings.drain_seconds,
+            context=certificates.context() if certificates else None,
+            credentials=credentials,
+        )
+        await stack.enter_async_context(front)
+        print(f"trunkline ready http={http.address_of(listener)}", flush=True)
+        await stop.wait()
     return 0
 
 
@@ -116,19 +130,28 @@ def _hints(settings: Settings, running: Running) -> Iterator[str]:
     acts = acts and path.read_text("utf-8").strip() == settings.bootstrap_token
     token = shlex.quote(str(path)) if acts else "FILE-WITH-A-TOKEN"
     bearer = f'-H "authorization: Bearer $(cat {token})"'
+    grpcurl, scheme, curl, call = "-plaintext", "http", "", ""
+    if settings.tls_cert:
+        ca = shlex.quote(settings.tls_ca) if settings.tls_ca else "FILE-WITH-THE-CA"
+        grpcurl, scheme, curl, call = f"-cacert {ca}", "https", f"--cacert {ca} ", f" --tls-ca {ca}"
+    if settings.tls_client_ca:
+        grpcurl += " -cert FILE -key FILE"
+        curl += "--cert FILE --key FILE "
+        call += " --tls-cert FILE --tls-key FILE"
     yield "A first trunk, with grpcurl:"
     yield (
-        f"  grpcurl -plaintext {bearer} \\\n    -d '{_FIRST_TRUNK}' \\\n"
+        f"  grpcurl {grpcurl} {bearer} \\\n    -d '{_FIRST_TRUNK}' \\\n"
         f"    {running.grpc_address} siptrunk.v1.SipTrunkService/CreateSipTrunk"
     )
     if running.http_address:
         yield "or with curl:"
         yield (
-            f'  curl {bearer} -H "content-type: application/json" \\\n'
-            f"    http://{running.http_address}/sip-trunks/trunks \\\n    -d '{_FIRST_TRUNK_HTTP}'"
+            f'  curl {curl}{bearer} -H "content-type: application/json" \\\n'
+            f"    {scheme}://{running.http_address}/sip-trunks/trunks"
+            f" \\\n    -d '{_FIRST_TRUNK_HTTP}'"
         )
     yield "or with nothing but this installation:"
     yield (
-        f"  {shlex.quote(os.path.relpath(Path(sys.argv[0])))} call --token-file {token}"
+        f"  {shlex.quote(os.path.relpath(Path(sys.argv[0])))} call --token-file {token}{call}"
         f" --grpc-address {running.grpc_address} CreateSipTrunk \\\n    '{_FIRST_TRUNK}'"
     )

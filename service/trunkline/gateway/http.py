@@ -2,20 +2,30 @@
 
 import asyncio
 import contextlib
+import logging
 import socket
+import ssl
 from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any
 
 import grpc
 import uvicorn
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from trunkline import tls
 from trunkline.gateway import upstream
 from trunkline.gateway.app import application
+
+log = logging.getLogger("trunkline.http")
 
 HEADER_BYTES_MAX = 32 << 10
 KEEP_ALIVE_SECONDS = 75
 BACKLOG_MAX = 2048
 PROBE_SECONDS_MAX = 5.0
+PARTING_SECONDS_MAX = 3.0
+"""How long a client may take to answer the end of TLS while the gateway ends."""
+PARTING_LOOK_SECONDS = 0.1
 
 
 class _Server(uvicorn.Server):
@@ -23,6 +33,28 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Leave signals alone: the service drains in its own order."""
         yield
+
+
+class _SecureProtocol(H11Protocol):
+    """HTTP within TLS: tells who the client is, and does not wait for one that is idle to part."""
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        client = tls.peer_name(transport.get_extra_info("peercert") or {})
+        if client is not None:
+            host, port = transport.get_extra_info("peername")[:2]
+            extra = {"peer": f"{host}:{port}", "client_certificate": client}
+            log.info("connection", extra=extra)
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        self._part()
+
+    def _part(self) -> None:
+        if self.transport.is_closing():
+            self.loop.call_later(PARTING_SECONDS_MAX, self.transport.abort)
+        else:  # there is a response under way
+            self.loop.call_later(PARTING_LOOK_SECONDS, self._part)
 
 
 @contextlib.contextmanager
@@ -56,7 +88,13 @@ def address_of(bound_socket: socket.socket) -> str:
 
 @contextlib.asynccontextmanager
 async def serving(
-    listener: socket.socket, target: str, origins: Sequence[str], drain_seconds: int
+    listener: socket.socket,
+    target: str,
+    origins: Sequence[str],
+    drain_seconds: int,
+    *,
+    context: ssl.SSLContext | None = None,
+    credentials: grpc.ChannelCredentials | None = None,
 ) -> AsyncIterator[None]:
     """Answer HTTP on a socket while the block runs; requests under way finish after it.
 
@@ -65,16 +103,18 @@ async def serving(
         target: the gRPC service's address.
         origins: that browsers may call from.
         drain_seconds: how long requests under way may take to finish.
+        context: for HTTPS; without it, HTTP.
+        credentials: what the gRPC service is called with; without them, in plaintext.
     """
     async with (
-        upstream.connected(target) as channel,
-        upstream.connected(target) as watches,
+        upstream.connected(target, credentials) as channel,
+        upstream.connected(target, credentials) as watches,
     ):
         service = upstream.Service(upstream.stub(channel), upstream.stub(watches))
         app = application(service, _readiness(channel), origins)
         config = uvicorn.Config(
             app,
-            http="h11",
+            http=_SecureProtocol if context else H11Protocol,
             ws="none",
             lifespan="off",
             log_config=None,
@@ -85,6 +125,9 @@ async def serving(
             timeout_graceful_shutdown=drain_seconds,
             h11_max_incomplete_event_size=HEADER_BYTES_MAX,
         )
+        config.load()
+        # Not by a setting of uvicorn's: those name files, which it reads once.
+        config.ssl = context
         server = _Server(config)
         task = asyncio.create_task(server.serve(sockets=[listener]))
         while not server.started and not task.done():  # noqa: ASYNC110 - uvicorn has no event

@@ -1,8 +1,8 @@
 """The gRPC service as the gateway calls it: headers carried over, numbers put with their trunks."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -166,16 +166,18 @@ class Upstream:
         return found
 
 
-@asynccontextmanager
-async def connected(address: str) -> AsyncIterator[grpc.aio.Channel]:
-    """A channel to the service at an address."""
+def connected(
+    address: str, credentials: grpc.ChannelCredentials | None = None
+) -> AbstractAsyncContextManager[grpc.aio.Channel]:
+    """A channel to the service at an address, in plaintext without credentials."""
     options = [
         ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.enable_http_proxy", 0),
     ]
-    async with grpc.aio.insecure_channel(address, options=options) as channel:
-        yield channel
+    if credentials is None:
+        return grpc.aio.insecure_channel(address, options=options)
+    return grpc.aio.secure_channel(address, credentials, options=options)
 
 
 def stub(channel: grpc.aio.Channel) -> Any:
