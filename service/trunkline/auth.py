@@ -1,19 +1,20 @@
-"""Who calls: tokens looked up once, kept for seconds, and looked after in the background."""
+"""Who calls: tokens looked up together, kept for seconds, and looked after in the background."""
 
 import asyncio
 import contextlib
 import hmac
+import itertools
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from trunkline import tokens
-from trunkline.errors import DeniedError, TrunklineError, UnauthenticatedError
+from trunkline.errors import DeniedError, TrunklineError, UnauthenticatedError, UnavailableError
 from trunkline.store.identities import IdentityStore
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,12 @@ FRESH_SECONDS = 4.0  # less than REVOCATION_SECONDS_MAX by the time a look-up ma
 KNOWN_MAX = 10_000
 UNKNOWN_MAX = 10_000
 IDLE_SECONDS = 300.0
+LOOKUPS_PER_SECOND_MAX = 50
+LOOKED_UP_TOGETHER_MAX = 500
+LOOKUPS_AT_ONCE_MAX = 2
+LOOKUP_SECONDS_MAX = 6.0  # more than it takes to connect
+WAITING_MAX = 10_000
+WAITING_RETRY_SECONDS = 0.5
 BOOTSTRAP_ACCOUNT = "default"
 BOOTSTRAP_ID = "bootstrap"
 
@@ -44,6 +51,16 @@ class _Known:
     expires_at: datetime | None
     checked: float
     used: float
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A token that is to be looked up, and what its callers wait for."""
+
+    token_id: str
+    answer: "asyncio.Future[_Known | None]" = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
 
 
 _caller: ContextVar[Identity] = ContextVar("caller")
@@ -89,6 +106,11 @@ class Verifier:
     When the database can't be asked, a token that is no longer fresh is UNAVAILABLE, not
     UNAUTHENTICATED.
 
+    Tokens that have to be looked up go in rounds, in the order in which they came, so that any
+    number of unknown ones costs the database LOOKUPS_PER_SECOND_MAX statements and a good one among
+    them waits for a few rounds. Only where more wait than WAITING_MAX is one turned away, to try
+    again.
+
     Args:
         store: where tokens are.
         bootstrap: a token that acts on the account `default` while no token was ever made, or
@@ -102,14 +124,20 @@ class Verifier:
         self._bootstrap_over = False
         self._known: OrderedDict[bytes, _Known] = OrderedDict()
         self._unknown: OrderedDict[bytes, float] = OrderedDict()
-        self._looking: dict[bytes, asyncio.Task[Identity | None]] = {}
+        self._waiting: dict[bytes, _Waiting] = {}
+        self._pacer: asyncio.Task[None] | None = None
+        self._rounds: set[asyncio.Task[None]] = set()
+        self._asking: set[asyncio.Task[Mapping[str, Any]]] = set()
+        self._free = asyncio.Semaphore(LOOKUPS_AT_ONCE_MAX)
+        self._next_round = 0.0
 
     async def identify(self, authorization: str | None) -> Identity:
         """The identity behind an `authorization` metadata value.
 
         Raises:
             UnauthenticatedError: there is none, or its token is unknown, expired or revoked.
-            UnavailableError: the token has to be looked up and the database can't be asked.
+            UnavailableError: the token has to be looked up and the database can't be asked, or
+                too many are waiting for it.
         """
         text = _bearer(authorization)
         digest = tokens.digest(text)
@@ -120,11 +148,13 @@ class Verifier:
             return _unexpired(known)
         if known is None and now < self._unknown.get(digest, 0.0):
             raise _unknown_token()
-        identity = await self._looked_up(text, digest)
-        if identity is None:
+        if self._bootstrap and hmac.compare_digest(digest, self._bootstrap):
+            return await self._bootstrap_identity()
+        token_id = tokens.token_id(text)
+        known = await self._looked_up(token_id, digest) if token_id else None
+        if known is None:
             raise _unknown_token()
-        known = self._known.get(digest)
-        return _unexpired(known) if known else identity
+        return _unexpired(known)
 
     @contextlib.asynccontextmanager
     async def refreshing(self) -> AsyncIterator[None]:
@@ -133,46 +163,97 @@ class Verifier:
         try:
             yield
         finally:
-            task.cancel()
-            await asyncio.gather(task, *self._looking.values(), return_exceptions=True)
+            tasks = [task, *self._rounds, *([self._pacer] if self._pacer else [])]
+            for one in tasks:
+                one.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            _let_go(self._waiting)
 
-    async def _looked_up(self, text: str, digest: bytes) -> Identity | None:
-        if self._bootstrap and hmac.compare_digest(digest, self._bootstrap):
-            return await self._bootstrap_identity()
-        token_id = tokens.token_id(text)
-        if token_id is None:
-            return None
-        task = self._looking.get(digest)
-        if task is None:
-            task = asyncio.create_task(self._look_up(token_id, digest))
-            self._looking[digest] = task
-            task.add_done_callback(lambda done: self._looked(digest, done))
+    async def _looked_up(self, token_id: str, digest: bytes) -> _Known | None:
+        waiting = self._waiting.get(digest)
+        if waiting is None:
+            if len(self._waiting) >= WAITING_MAX:
+                raise UnavailableError(
+                    "TOKENS_WAITING",
+                    "too many tokens wait to be looked up: try again",
+                    retry_seconds=WAITING_RETRY_SECONDS,
+                )
+            waiting = self._waiting[digest] = _Waiting(token_id)
+            if self._pacer is None or self._pacer.done():
+                self._pacer = asyncio.create_task(self._pace())
         # Callers share the look-up: one that is cancelled must not cancel it for the others.
-        return await asyncio.shield(task)
+        return await asyncio.shield(waiting.answer)
 
-    def _looked(self, digest: bytes, task: "asyncio.Task[Identity | None]") -> None:
-        self._looking.pop(digest, None)
-        if not task.cancelled():
-            task.exception()  # taken, in case every caller has gone
+    async def _pace(self) -> None:
+        """Send rounds until nobody waits."""
+        while self._waiting:
+            await asyncio.sleep(max(0.0, self._next_round - time.monotonic()))
+            await self._free.acquire()
+            self._next_round = time.monotonic() + 1 / LOOKUPS_PER_SECOND_MAX
+            first = itertools.islice(self._waiting, LOOKED_UP_TOGETHER_MAX)
+            # From here on callers wait for the next round: no answer is older than the call.
+            together = {digest: self._waiting.pop(digest) for digest in list(first)}
+            one = asyncio.create_task(self._round(together))
+            self._rounds.add(one)
+            one.add_done_callback(self._round_over)
 
-    async def _look_up(self, token_id: str, digest: bytes) -> Identity | None:
+    def _round_over(self, task: asyncio.Task[None]) -> None:
+        self._rounds.discard(task)
+        self._free.release()
+
+    async def _round(self, together: Mapping[bytes, _Waiting]) -> None:
         asked = time.monotonic()
-        row = (await self._store.live_tokens([token_id])).get(token_id)
-        if row is None or not hmac.compare_digest(bytes(row["sha256"]), digest):
-            self._known.pop(digest, None)
-            _keep(self._unknown, digest, asked + FRESH_SECONDS, UNKNOWN_MAX)
-            return None
-        identity = Identity(row["account_id"], token_id, frozenset(row["scopes"]))
-        _keep(self._known, digest, _Known(identity, row["expires_at"], asked, asked), KNOWN_MAX)
-        return identity
+        try:
+            live = await self._live([w.token_id for w in together.values()])
+        except asyncio.CancelledError:
+            _let_go(together)
+            raise
+        except Exception as error:
+            for waiting in together.values():
+                waiting.answer.set_exception(error)
+                waiting.answer.exception()  # taken, in case every caller has gone
+            return
+        for digest, waiting in together.items():
+            row = live.get(waiting.token_id)
+            if row is None or not hmac.compare_digest(bytes(row["sha256"]), digest):
+                self._known.pop(digest, None)
+                _keep(self._unknown, digest, asked + FRESH_SECONDS, UNKNOWN_MAX)
+                waiting.answer.set_result(None)
+                continue
+            identity = Identity(row["account_id"], waiting.token_id, frozenset(row["scopes"]))
+            known = _Known(identity, row["expires_at"], asked, asked)
+            _keep(self._known, digest, known, KNOWN_MAX)
+            waiting.answer.set_result(known)
 
-    async def _bootstrap_identity(self) -> Identity | None:
+    async def _live(self, token_ids: Sequence[str]) -> Mapping[str, Any]:
+        work = asyncio.create_task(self._store.live_tokens(token_ids))
+        self._asking.add(work)
+        work.add_done_callback(self._asked)
+        try:
+            # Not asyncio.timeout: on a dead network a cancelled statement takes minutes to end.
+            await asyncio.wait({work}, timeout=LOOKUP_SECONDS_MAX)
+            if not work.done():
+                raise UnavailableError(
+                    "DATABASE_UNAVAILABLE",
+                    "the database does not answer now, and the token has to be looked up",
+                    retry_seconds=WAITING_RETRY_SECONDS,
+                )
+            return work.result()
+        finally:
+            work.cancel()
+
+    def _asked(self, work: asyncio.Task[Mapping[str, Any]]) -> None:
+        self._asking.discard(work)
+        if not work.cancelled():
+            work.exception()  # taken, in case nobody waits any more
+
+    async def _bootstrap_identity(self) -> Identity:
         now = time.monotonic()
         if not self._bootstrap_over and now >= self._bootstrap_until:
             self._bootstrap_over = await self._store.any_token()
             self._bootstrap_until = now + FRESH_SECONDS
         if self._bootstrap_over:
-            return None
+            raise _unknown_token()
         return Identity(BOOTSTRAP_ACCOUNT, BOOTSTRAP_ID, frozenset(tokens.SCOPES))
 
     async def _refresh_forever(self) -> None:
@@ -181,7 +262,7 @@ class Verifier:
             try:
                 await self._refresh()
             except TrunklineError:
-                log.debug("tokens_not_refreshed")  # they are looked up one by one when used
+                log.debug("tokens_not_refreshed")  # they are looked up when used
 
     async def _refresh(self) -> None:
         asked = time.monotonic()
@@ -189,11 +270,12 @@ class Verifier:
             del self._known[digest]
         if not self._known:
             return
-        live = await self._store.live_tokens([k.identity.token_id for k in self._known.values()])
-        for digest, known in list(self._known.items()):
+        looked_after = list(self._known.items())
+        live = await self._live([k.identity.token_id for _, k in looked_after])
+        for digest, known in looked_after:
             row = live.get(known.identity.token_id)
             if row is None:
-                del self._known[digest]
+                self._known.pop(digest, None)
             else:
                 known.checked, known.expires_at = asked, row["expires_at"]
 
@@ -218,6 +300,11 @@ def _unexpired(known: _Known) -> Identity:
 
 def _unknown_token() -> UnauthenticatedError:
     return UnauthenticatedError("TOKEN_UNKNOWN", "the token is not known or was revoked")
+
+
+def _let_go(waiting: Mapping[bytes, _Waiting]) -> None:
+    for one in waiting.values():
+        one.answer.cancel()
 
 
 def _keep(kept: OrderedDict[bytes, T], key: bytes, value: T, most: int) -> None:

@@ -1,17 +1,21 @@
-"""The keys that seal secrets: where they are from, and whether they are the database's."""
+"""The keys that seal secrets: where they are from, whether they are the database's, new ones."""
 
 import base64
 import logging
 import os
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from trunkline import config
 from trunkline.config import Settings, SettingsError
 from trunkline.sealing import KEY_BYTES, KeyRing, SealError
 from trunkline.store.identities import IdentityStore
+from trunkline.store.secrets import FIELDS, START, Sealed, SecretStore
 
 log = logging.getLogger(__name__)
 
+BATCH_MAX = 100
+UNOPENED_KEPT_MAX = 1000
 _CHECK_VALUE = "trunkline"
 _CHECK_CONTEXT = ("", "", "secret_checks")
 
@@ -57,21 +61,104 @@ async def check(identities: IdentityStore, ring: KeyRing) -> None:
     Raises:
         SettingsError: it has not; the keys are named, and how many secrets need them.
     """
-    known = await identities.check_values()
-    for key_id in ring.key_ids:
-        if key_id in known:
-            try:
-                ring.open(known[key_id], key_id, *_CHECK_CONTEXT)
-            except SealError:
-                raise SettingsError(
-                    f"the secret key {key_id} is not the one of that id that this database knows"
-                ) from None
+    await compare(identities, ring)
     missing = [k for k in await identities.keys_in_use() if k not in ring.key_ids]
     if missing:
         counts = [f"{k} ({await identities.sealed_count(k)} secrets)" for k in missing]
         raise SettingsError(
             f"secrets in the database are sealed under keys that are not given: {', '.join(counts)}"
+            "; give them too, after the newest, until `trunkline secrets rotate` has found nothing"
+            " left under them"
         )
+    await introduce(identities, ring)
+
+
+async def compare(identities: IdentityStore, ring: KeyRing) -> None:
+    """See that the ring has no other key than the database under the same id.
+
+    Raises:
+        SettingsError: it has; the key is named.
+    """
+    for key_id in await strangers(identities, ring):
+        raise _stranger(key_id)
+
+
+async def strangers(identities: IdentityStore, ring: KeyRing) -> list[str]:
+    """The ids under which the ring has another key than the database."""
+    known = await identities.check_values()
+    return [k for k in ring.key_ids if k in known and not _opens(ring, k, known[k])]
+
+
+async def introduce(identities: IdentityStore, ring: KeyRing) -> None:
+    """Let the database know the newest key, which is going to seal.
+
+    Raises:
+        SettingsError: somebody else has just let it know another one of this id.
+    """
+    known = await identities.check_values()
     if ring.newest not in known:
         sealed = ring.seal(_CHECK_VALUE, *_CHECK_CONTEXT)
-        await identities.add_check_value(ring.newest, sealed)
+        if not _opens(ring, ring.newest, await identities.add_check_value(ring.newest, sealed)):
+            raise _stranger(ring.newest)
+
+
+def _opens(ring: KeyRing, key_id: str, sealed: bytes) -> bool:
+    try:
+        ring.open(sealed, key_id, *_CHECK_CONTEXT)
+    except SealError:
+        return False
+    return True
+
+
+def _stranger(key_id: str) -> SettingsError:
+    return SettingsError(
+        f"the secret key {key_id} is not the one of that id that this database knows"
+    )
+
+
+class Rotation:
+    """Seals every secret anew that is not under the newest key, while servers go on.
+
+    Each batch is one statement, which writes a secret only where it is still the one that was
+    opened. So it can be stopped at any time, and done again: it goes on with what is left.
+
+    Attributes:
+        resealed: how many were.
+        unopened_count: how many can't be opened, as the key is missing or they are damaged.
+        unopened: which, at most UNOPENED_KEPT_MAX of them.
+    """
+
+    def __init__(self, secrets: SecretStore, ring: KeyRing) -> None:
+        self._secrets = secrets
+        self._ring = ring
+        self.resealed = 0
+        self.unopened_count = 0
+        self.unopened: list[Sealed] = []
+
+    async def once(self) -> AsyncIterator[None]:
+        """Go through all trunks once, a batch for each step."""
+        self.unopened_count, self.unopened = 0, []
+        for field in FIELDS:
+            place: tuple[str, str] | None = START
+            while place is not None:
+                found, place = await self._secrets.others(field, self._ring.newest, place)
+                for first in range(0, len(found), BATCH_MAX):
+                    await self._reseal(field, found[first : first + BATCH_MAX])
+                    yield
+
+    async def _reseal(self, field: str, batch: Sequence[Sealed]) -> None:
+        opened: list[Sealed] = []
+        sealed: list[bytes] = []
+        for one in batch:
+            try:
+                secret = self._ring.open(one.sealed, one.key_id, *one.context)
+            except SealError:
+                self.unopened_count += 1
+                if len(self.unopened) < UNOPENED_KEPT_MAX:
+                    self.unopened.append(one)
+                continue
+            opened.append(one)
+            sealed.append(self._ring.seal(secret, *one.context))
+        if opened:
+            newest = self._ring.newest
+            self.resealed += await self._secrets.reseal(field, newest, opened, sealed)

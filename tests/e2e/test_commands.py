@@ -27,6 +27,11 @@ COMMANDS: list[tuple[str, ...]] = [
     ("tokens", "list"),
     ("tokens", "revoke"),
     ("call",),
+    ("watch",),
+    ("history",),
+    ("secrets",),
+    ("secrets", "status"),
+    ("secrets", "rotate"),
     ("config",),
 ]
 

@@ -13,7 +13,7 @@ from tests.conftest import running
 from tests.integration.conftest import created, identities, minted, read
 from tests.integration.link import linked
 from tests.support import TOKEN, PhoneNumber, connected, refused, update, userpass
-from trunkline import tokens
+from trunkline import auth, tokens
 
 REVOCATION_SECONDS_MAX = 5
 LOOK_UP = "FROM tokens WHERE"
@@ -163,6 +163,19 @@ async def test_an_expired_token_is_unauthenticated(database: str, service: str) 
             assert (error.code, error.reason) == ("UNAUTHENTICATED", "TOKEN_EXPIRED")
 
 
+async def test_a_token_that_is_looked_up_for_each_call_still_expires(
+    database: str, service: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where more tokens are in use than are kept."""
+    monkeypatch.setattr(auth, "KNOWN_MAX", 0)
+    past = await minted(database, "ours", expires_at=datetime.now(UTC) - timedelta(seconds=1))
+    good = await minted(database, "ours", expires_at=datetime.now(UTC) + timedelta(hours=1))
+    async with connected(service, past.text) as expired, connected(service, good.text) as stub:
+        for _ in range(3):
+            assert (await refused(listing(expired))).reason == "TOKEN_EXPIRED"
+            await listing(stub)
+
+
 async def test_a_token_expires_while_it_is_in_use(database: str, service: str) -> None:
     expiry = datetime.now(UTC) + timedelta(seconds=2)
     made = await minted(database, "ours", expires_at=expiry)
@@ -278,6 +291,24 @@ async def test_calls_with_a_token_in_use_look_nothing_up(database: str) -> None:
             await listing(stub)
         # What is left is the look after all tokens in use, about every 1.5 s.
         assert link.asked(LOOK_UP) - before <= 2 + (time.monotonic() - begun)
+
+
+async def test_many_tokens_at_once_are_looked_up_in_few_rounds(database: str) -> None:
+    """As after a restart, when everybody comes back."""
+    made = [await minted(database, f"account-{n}") for n in range(60)]
+    async with linked(database) as link, running(link.url) as service:
+        before = link.asked(LOOK_UP)
+        async with contextlib.AsyncExitStack() as stack:
+            stubs = [
+                await stack.enter_async_context(connected(service.grpc_address, one.text))
+                for one in made
+            ]
+            begun = time.monotonic()
+            await asyncio.gather(*(listing(stub) for stub in stubs))
+            rounds = (time.monotonic() - begun) * auth.LOOKUPS_PER_SECOND_MAX
+            assert link.asked(LOOK_UP) - before <= 3 + rounds
+            asked = [s for s in link.statements if LOOK_UP in s]
+            assert len(asked) < len(made)
 
 
 async def test_a_token_that_can_t_be_ours_never_reaches_the_database(database: str) -> None:

@@ -36,7 +36,7 @@ def migrate(settings: Settings, _: argparse.Namespace) -> int:
         print(f"schema is at {migrations.known()[-1].version:04}")
         return 0
 
-    return _run(settings, work, fresh_schema=False)
+    return on_database(settings, work, fresh_schema=False)
 
 
 def create_account(settings: Settings, parsed: argparse.Namespace) -> int:
@@ -50,7 +50,7 @@ def create_account(settings: Settings, parsed: argparse.Namespace) -> int:
         print(parsed.account)
         return 0
 
-    return _run(settings, work)
+    return on_database(settings, work)
 
 
 def list_accounts(settings: Settings, parsed: argparse.Namespace) -> int:
@@ -60,7 +60,7 @@ def list_accounts(settings: Settings, parsed: argparse.Namespace) -> int:
         _print(await IdentityStore(database).list_accounts(), as_json=parsed.json)
         return 0
 
-    return _run(settings, work)
+    return on_database(settings, work)
 
 
 def create_token(settings: Settings, parsed: argparse.Namespace) -> int:
@@ -90,7 +90,7 @@ def create_token(settings: Settings, parsed: argparse.Namespace) -> int:
         print(minted.text)
         return 0
 
-    return _run(settings, work)
+    return on_database(settings, work)
 
 
 def list_tokens(settings: Settings, parsed: argparse.Namespace) -> int:
@@ -100,7 +100,7 @@ def list_tokens(settings: Settings, parsed: argparse.Namespace) -> int:
         _print(await IdentityStore(database).list_tokens(), as_json=parsed.json)
         return 0
 
-    return _run(settings, work)
+    return on_database(settings, work)
 
 
 def revoke_token(settings: Settings, parsed: argparse.Namespace) -> int:
@@ -111,15 +111,16 @@ def revoke_token(settings: Settings, parsed: argparse.Namespace) -> int:
             return _failed("there is no token of this id; see `trunkline tokens list`")
         return 0
 
-    return _run(settings, work)
+    return on_database(settings, work)
 
 
-def _run(
+def on_database(
     settings: Settings,
     work: Callable[[Database], Coroutine[Any, Any, int]],
     *,
     fresh_schema: bool = True,
 ) -> int:
+    """Run work on the database that the settings name; its exit code."""
     logs.configure("error", "text")
 
     async def run() -> int:

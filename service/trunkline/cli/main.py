@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from trunkline import config, tokens
-from trunkline.cli import admin, call, follow, serve
+from trunkline.cli import admin, call, follow, secrets, serve
 from trunkline.config import Settings, SettingsError
 from trunkline.embedded import EmbeddedError
 from trunkline.errors import TrunklineError
@@ -86,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     one = _command(commands, "migrate", "bring the database's schema up to date", admin.migrate)
     _accounts(commands)
     _tokens(commands)
+    _secrets(commands)
     one = _command(commands, "call", "call a method of a running service", call.run)
     one.add_argument("method", metavar="METHOD", help="for example UpdateSipTrunk")
     one.add_argument(
@@ -153,6 +154,17 @@ def _tokens(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     one.add_argument("--json", action="store_true", help="as JSON")
     one = _command(group, "revoke", "revoke a token", admin.revoke_token)
     one.add_argument("token", metavar="ID", help="the token's id, as `tokens list` prints it")
+
+
+def _secrets(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    group = commands.add_parser("secrets", help="see and change the keys that seal").add_subparsers(
+        title="commands", metavar="COMMAND", required=True
+    )
+    one = _command(group, "status", "print how much is sealed under which key", secrets.status)
+    one.add_argument("--json", action="store_true", help="as JSON")
+    one = _command(group, "rotate", "seal all secrets under the newest key", secrets.rotate)
+    one.description = secrets.ORDER
+    one.formatter_class = argparse.RawDescriptionHelpFormatter
 
 
 def _command(

@@ -86,13 +86,16 @@ class IdentityStore:
         rows = await self._database.rows("SELECT key_id, sealed FROM secret_checks")
         return {row["key_id"]: row["sealed"] for row in rows}
 
-    async def add_check_value(self, key_id: str, sealed: bytes) -> None:
-        """Keep a key's check value; the first one stays."""
-        await self._database.row(
-            "INSERT INTO secret_checks (key_id, sealed) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+    async def add_check_value(self, key_id: str, sealed: bytes) -> bytes:
+        """Keep a key's check value; the first one stays, and is returned."""
+        row = await self._database.row(
+            "INSERT INTO secret_checks AS c (key_id, sealed) VALUES ($1, $2)"
+            " ON CONFLICT (key_id) DO UPDATE SET sealed = c.sealed RETURNING sealed",
             key_id,
             sealed,
         )
+        assert row is not None
+        return bytes(row["sealed"])
 
     async def keys_in_use(self) -> list[str]:
         """The ids of the keys that sealed what is stored, by a loose index scan."""
