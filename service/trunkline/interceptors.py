@@ -130,6 +130,7 @@ class Boundary(grpc.aio.ServerInterceptor):
                     await self._admit(call, request, context)
                     return await behaviour(request, context)
             except BaseException as error:
+                del request  # may be large, and what is raised keeps this frame for a while
                 await self._fail(call, error, context)
             finally:
                 call.log()
@@ -203,6 +204,8 @@ class Boundary(grpc.aio.ServerInterceptor):
     async def _fail(self, call: _Call, error: BaseException, context: Any) -> None:
         """Answer with an error. Raises always."""
         known = _known(error)
+        if known is not None:
+            error.__traceback__ = None  # nobody asks for it, and its frames have the request
         if isinstance(error, asyncio.CancelledError) and known is None:
             call.code = "CANCELLED"
             raise error
