@@ -62,7 +62,7 @@ class PhoneNumber(_message.Message):
 
     @_builtins.property
     def updated_at(self) -> _timestamp_pb2.Timestamp:
-        """When the number's name last changed."""
+        """When the number's name or its trunk last changed."""
 
     def __init__(
         self,

@@ -108,11 +108,6 @@ def _difference(f: Field, named: str) -> str:
     return f"CASE WHEN ({ours}) IS DISTINCT FROM ({theirs}) THEN '{f.name}' END"
 
 
-_NEW_GATEWAYS = """(
-         SELECT jsonb_agg((n.gateway -> 'new') || (n.gateway - 'new') ORDER BY n.position)
-           FROM jsonb_array_elements({value}) WITH ORDINALITY AS n(gateway, position))"""
-
-
 def create(select: str) -> str:
     """A trunk and its first numbers in one statement.
 
@@ -131,7 +126,7 @@ def create(select: str) -> str:
     )
     values = [f"${i}::{c.sql_type}" for i, c in enumerate(columns, first)]
     place = [c.name for c in columns].index("gateways")
-    values[place] = _NEW_GATEWAYS.format(value=values[place])
+    values[place] = f"trunk_kept_gateways('[]', {values[place]})"
     numbers = """
          (SELECT jsonb_build_object('added', jsonb_agg(to_jsonb(n) ORDER BY n.id))
             FROM numbers AS n HAVING count(*) > 0)"""
