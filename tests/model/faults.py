@@ -18,6 +18,8 @@ CUT_SECONDS = (1.0, 3.0)
 DOWN_SECONDS = (0.05, 0.5)
 HOLD_SECONDS = (0.5, 4.0)
 ROW_SECONDS = (0.05, 0.4)
+KINDS = ("kills", "sessions ended", "cuts", "snapshots", "foreign writes", "rows held")
+EACH_MIN = 2
 OWN_TABLE = "CREATE TABLE IF NOT EXISTS of_others (n integer)"
 ONE_SESSION = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -40,6 +42,10 @@ class Faults:
         self.count: Counter[str] = Counter()
         self._rng, self._url, self._fleet, self._link = rng, url, fleet, link
         self._going = True
+
+    def enough(self) -> bool:
+        """Whether each kind has happened more than once."""
+        return all(self.count[kind] >= EACH_MIN for kind in KINDS)
 
     @asynccontextmanager
     async def happening(self, trunk_ids: Callable[[], list[str]]) -> AsyncIterator[None]:

@@ -110,7 +110,7 @@ class Watcher:
         self._until = asyncio.Event()
 
     def finish(self, position: int) -> None:
-        """Go on without further cuts, and end once this position has come."""
+        """Go on without further cuts once there was one, and end when this position has come."""
         self._target = position
         self._until.set()
 
@@ -142,6 +142,7 @@ class Watcher:
     def _arrived(self) -> bool:
         return (
             self._target is not None
+            and self.cuts > 0
             and bool(self.streams)
             and bool(self._resume)
             and self.streams[-1].end >= self._target
@@ -160,7 +161,8 @@ class Watcher:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._rng.random() ** 2 * CUT_SECONDS_MAX):
                 await self._until.wait()
-                return
+                if self.cuts:
+                    return
         self.cuts += 1
         call.cancel()
 
