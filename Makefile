@@ -4,6 +4,8 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PROTOC := $(BIN)/python -m grpc_tools.protoc -Iprotos --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc
 DATA_DIR ?= data
+# Processes that share the tests, file by file; each has a PostgreSQL of its own.
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help install run test chaos bench lint generate check-generated freeze-api clean
@@ -28,7 +30,7 @@ run: .venv/runtime ## Start the service on an embedded database, ready to try
 	@TRUNKLINE_DATA_DIR=$(DATA_DIR) exec $(BIN)/trunkline serve --try
 
 test: .venv/development ## Run every test
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(TESTS)
 
 chaos: .venv/development ## Run every fault at full length (the tests run a short form)
 	TRUNKLINE_TEST_SIZE=full $(BIN)/python -m pytest tests/chaos tests/model

@@ -123,7 +123,10 @@ class Server:
         await self.kill()
         SEEN.add(self.out.encode())
         SEEN.add(self.err.encode())
-        for pid in set(postgres_pids(self.data)) - self._others:
+        found = set(postgres_pids(self.data))
+        if found & self._others:
+            return  # it is another server's, which goes on
+        for pid in found:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 

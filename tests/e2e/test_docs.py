@@ -2,9 +2,6 @@
 
 import asyncio
 import json
-import os
-import shutil
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +18,11 @@ from selenium.webdriver.support.select import Select
 from selenium.webdriver.support.wait import WebDriverWait
 
 from tests.e2e.processes import Server
+from tests.packages import INSTALL_SECONDS_MAX, installed
 from tests.support import SEEN, TOKEN, password
 from trunkline.gateway.routes import bindings
 
 PACKAGES = ("chromium", "chromium-driver")
-INSTALL_SECONDS_MAX = 500
 WAIT_SECONDS_MAX = 30
 FLAGS = (
     "--headless=new",
@@ -92,20 +89,10 @@ class Browser:
 @pytest.fixture(scope="module")
 def programs() -> tuple[str, str]:
     """Chromium and its driver, installed where that can be done."""
-    names = ("chromium", "chromedriver")
-    if not all(map(shutil.which, names)) and os.geteuid() == 0 and shutil.which("apt-get"):
-        for arguments in (("update",), ("install", "-y", "--no-install-recommends", *PACKAGES)):
-            subprocess.run(
-                ["apt-get", "-qq", *arguments],
-                env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"},
-                capture_output=True,
-                timeout=INSTALL_SECONDS_MAX,
-                check=False,
-            )
-    browser, driver = map(shutil.which, names)
-    if browser is None or driver is None:
+    found = installed([*PACKAGES], ["chromium", "chromedriver"])
+    if found is None:
         pytest.skip(f"Chromium is not there: install {' and '.join(PACKAGES)}")
-    return browser, driver
+    return found[0], found[1]
 
 
 @pytest.fixture

@@ -48,6 +48,10 @@ class Output:
         return errors.decode()
 
 
+def _heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @asynccontextmanager
 async def watch(address: str, *arguments: str) -> AsyncIterator[Output]:
     process = await asyncio.create_subprocess_exec(
@@ -57,6 +61,8 @@ async def watch(address: str, *arguments: str) -> AsyncIterator[Output]:
         env=environment(grpc_address=address, token=TOKEN),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
+        # Tests that run in the background of a shell ignore SIGINT, which children inherit.
+        preexec_fn=_heed_interrupts,
     )
     try:
         yield Output(process)
