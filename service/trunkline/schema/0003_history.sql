@@ -97,3 +97,8 @@ CREATE INDEX requests_created_at ON requests (created_at);
 -- What was there before there was history begins with how it is now.
 INSERT INTO trunk_revisions (account_id, trunk_id, revision, changed_at, trunk)
 SELECT t.account_id, t.id, t.revision, t.updated_at, trunk_snapshot(to_jsonb(t)) FROM trunks AS t;
+
+-- Carriers' addresses are on the trunks of very many accounts: with few values in the statistics, the
+-- planner takes one that is on a single trunk for one that is on many.
+ALTER INDEX trunks_gateway_keys ALTER COLUMN 1 SET STATISTICS 1000;
+ALTER INDEX trunks_ip_keys ALTER COLUMN 1 SET STATISTICS 1000;

@@ -10,12 +10,17 @@ SipTrunk = sip_trunk_pb2.SipTrunk
 SipTrunkRevision = sip_trunk_revision_pb2.SipTrunkRevision
 
 FETCH_ROWS_MAX = 100
-# The row before has what the changed fields were before.
+_REVISION_MAX = (1 << 63) - 1
+# The row before has what the changed fields were before. Looked up row by row: the planner, which
+# takes a trunk to have one revision, would go through all of them for each.
 _SELECT = """
 SELECT r.*, b.trunk AS trunk_before
   FROM trunk_revisions AS r
-  LEFT JOIN trunk_revisions AS b ON b.account_id = r.account_id AND b.trunk_id = r.trunk_id
-                                AND b.revision = r.revision - 1
+  LEFT JOIN LATERAL (
+    SELECT p.trunk FROM trunk_revisions AS p
+     WHERE p.account_id = r.account_id AND p.trunk_id = r.trunk_id AND p.revision = r.revision - 1
+    OFFSET 0
+  ) AS b ON true
  WHERE r.account_id = $1 AND r.trunk_id = $2"""
 
 # Goes by the feed, oldest first, so that each change is looked at once: what a forgotten change had
@@ -59,7 +64,7 @@ class HistoryStore:
     ) -> list[sip_trunk_revision_pb2.SipTrunkRevision]:
         """The revisions of a trunk below a number, the newest first, at most FETCH_ROWS_MAX."""
         found = await self._database.rows(
-            f"{_SELECT} AND ($3::bigint IS NULL OR r.revision < $3)"
+            f"{_SELECT} AND r.revision < coalesce($3, {_REVISION_MAX})"
             " ORDER BY r.revision DESC LIMIT $4",
             account_id,
             trunk_id,

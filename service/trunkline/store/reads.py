@@ -53,11 +53,15 @@ _CONDITIONS = {
     "phone_number": "t.id = (SELECT trunk_id FROM phone_numbers"
     " WHERE account_id = $1 AND digits = {0})",
     # The keys carry the account, see the schema.
-    "gateway_address": "trunk_gateway_keys(t.account_id, t.gateways)"
-    " && ARRAY[$1 || ' ' || {0}::text]",
-    "source_ip": "trunk_ip_keys(t.account_id, t.ip_identifiers)"
-    " && ARRAY(SELECT $1 || ' ' || range FROM unnest({0}::text[]) AS range)",
+    "gateway_address": "trunk_gateway_keys(t.account_id, t.gateways) && {0}::text[]",
+    "source_ip": "trunk_ip_keys(t.account_id, t.ip_identifiers) && {0}::text[]",
 }
+_KEYED = {"gateway_address", "source_ip"}
+# Of these one index fits values that few trunks of an account have, and another one those that many
+# have. A plan for any value takes neither well, so there must be none that PostgreSQL would keep:
+# the parameter is true, which a plan for these values leaves out, and one for any takes to be dear.
+_UNEVEN = _KEYED | {"name_prefix"}
+_PLANNED_EACH_TIME = "({0}::boolean OR (SELECT count(*) > 0 FROM generate_series(1, 1000000000)))"
 
 
 class TrunkReads:
@@ -92,8 +96,11 @@ class TrunkReads:
         """
         where, arguments = ["t.account_id = $1"], list[Any]([account_id])
         for condition in conditions:
-            arguments.append(condition.value)
+            arguments.append(_value(account_id, condition))
             where.append(_CONDITIONS[condition.name].format(f"${len(arguments)}"))
+        if any(condition.name in _UNEVEN for condition in conditions):
+            arguments.append(True)
+            where.append(_PLANNED_EACH_TIME.format(f"${len(arguments)}"))
         direction, beyond = ("DESC", "<") if order.descending else ("ASC", ">")
         sort = ["t.id"] if order.field == "id" else [f"t.{order.field}", "t.id"]
         if after:
@@ -153,3 +160,11 @@ class TrunkReads:
             names,
         )
         return {row["name"]: row["id"] for row in found}
+
+
+def _value(account_id: str, condition: pages.Condition) -> Any:
+    """What a condition compares with: of keys, those of the account."""
+    if condition.name not in _KEYED:
+        return condition.value
+    values = condition.value if isinstance(condition.value, list) else [condition.value]
+    return [f"{account_id} {value}" for value in values]
