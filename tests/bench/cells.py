@@ -89,10 +89,15 @@ async def measure(
 async def _slice(setting: Setting, cell: Cell, callers: int, seconds: float) -> Slice:
     if cell.part is None:
         return await _pgbench(setting, callers, seconds)
-    result = await setting.load.ask(job(setting, cell, callers, seconds))
-    ordered = sorted(us / 1e6 for us in result["latencies"])
+    found = slice_of(await setting.load.ask(job(setting, cell, callers, seconds)))
     if cell.kind.startswith("update") or cell.kind == "patch":
-        setting.updates += len(ordered)
+        setting.updates += found.calls
+    return found
+
+
+def slice_of(result: dict[str, Any]) -> Slice:
+    """What a load generator has measured."""
+    ordered = sorted(us / 1e6 for us in result["latencies"])
     count = max(1, len(ordered))
     cpu = {name: used / count for name, used in result["cpu"].items()}
     return Slice(len(ordered), result["errors"], len(ordered) / result["seconds"], ordered, cpu)

@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 import uvloop
@@ -22,6 +22,7 @@ CALLERS_PER_CHANNEL = 16
 CALLS_PER_SECOND_MAX = 6000
 CALL_SECONDS_MAX = 20
 Call = Callable[[bytes], Awaitable[bool]]
+T = TypeVar("T")
 
 
 class Load:
@@ -45,9 +46,9 @@ class Load:
         if method == "HTTP":
             requests = [r.replace(b"{token}", job["token"].encode()) for r in requests]
         rest = iter(requests)
-        measured = await _measured(job, callers, rest)
+        found = await measured(job, callers, rest)
         trunks.unsent(sum(1 for _ in rest))
-        return measured
+        return found
 
     async def _caller(self, job: dict[str, Any], method: str, number: int) -> Call:
         if method == "HTTP":
@@ -88,8 +89,8 @@ class Load:
         return call
 
 
-async def _measured(
-    job: dict[str, Any], callers: list[Call], requests: Iterator[bytes]
+async def measured(
+    job: dict[str, Any], callers: list[Callable[[T], Awaitable[bool]]], requests: Iterator[T]
 ) -> dict[str, Any]:
     """Every caller makes one call after the other until the time is over."""
     latencies = list[int]()
@@ -98,7 +99,7 @@ async def _measured(
     started = time.perf_counter()
     end = started + job["seconds"]
 
-    async def work(call: Call) -> None:
+    async def work(call: Callable[[T], Awaitable[bool]]) -> None:
         nonlocal errors
         now = time.perf_counter()
         while now < end and (request := next(requests, None)) is not None:
@@ -109,9 +110,15 @@ async def _measured(
             now = done
 
     await asyncio.gather(*(work(call) for call in callers))
-    seconds = time.perf_counter() - started
+    ended = time.perf_counter()
     used = {name: after - before[name] for name, after in _cpu(job).items()}
-    return {"seconds": seconds, "errors": errors, "latencies": latencies, "cpu": used}
+    return {
+        "started": started,  # by a clock that all processes share
+        "seconds": ended - started,
+        "errors": errors,
+        "latencies": latencies,
+        "cpu": used,
+    }
 
 
 def _cpu(job: dict[str, Any]) -> dict[str, float]:

@@ -47,18 +47,20 @@ class Paced:
             "server": cpu_of(job["server"]) - before[0],
             "postgres": cpu_of_family(job["postgres"]) - before[1],
             "kinds": {
-                each["kind"]: {"latencies": found, "errors": errors}
-                for each, (found, errors) in zip(job["kinds"], kinds, strict=True)
+                each["kind"]: {"latencies": found, "due": due, "errors": errors}
+                for each, (found, due, errors) in zip(job["kinds"], kinds, strict=True)
             },
         }
 
-    async def _kind(self, job: dict[str, Any], each: dict[str, Any]) -> tuple[list[int], int]:
+    async def _kind(
+        self, job: dict[str, Any], each: dict[str, Any]
+    ) -> tuple[list[int], list[float], int]:
         method, make = KINDS[each["kind"]]
         channels = self._channels[job["address"]]
         bound: list[Any] = [channel.unary_unary(method) for channel in channels]
         trunks, tokens = self._trunks[each["trunks"]], each["tokens"]
         count, errors = round(each["rate"] * job["seconds"]), 0
-        latencies = list[int]()
+        latencies, dues = list[int](), list[float]()
         requests = make(trunks, count)
         places = trunks.places() if len(tokens) > 1 else [0] * count
         trunks.unsent(0)
@@ -75,13 +77,14 @@ class Paced:
                 errors += 1
                 print(error.code(), error.details(), file=sys.stderr)
             latencies.append(round((time.perf_counter() - due) * 1e6))
+            dues.append(due)
 
         async with asyncio.TaskGroup() as tasks:
             for number in range(count):
                 due = begin + number / each["rate"]
                 await asyncio.sleep(max(0.0, due - time.perf_counter()))
                 tasks.create_task(call(number, due))
-        return latencies, errors
+        return latencies, dues, errors
 
 
 if __name__ == "__main__":

@@ -35,12 +35,18 @@ class Postgres:
 async def postgres() -> AsyncIterator[Postgres]:
     """The embedded PostgreSQL in a directory of its own, as `trunkline serve` runs it: fsync on."""
     with tempfile.TemporaryDirectory(prefix="trunkline-bench-") as directory:
-        data = Path(directory)
-        embedded = Embedded(data, None, "the benchmark")
-        with embedded.locked():
-            async with embedded.running():
-                pid = int((data / "pg" / "postmaster.pid").read_text().split()[0])
-                yield Postgres(embedded.url, pid, data / "run")
+        async with cluster(Path(directory)) as found:
+            yield found
+
+
+@contextlib.asynccontextmanager
+async def cluster(data: Path) -> AsyncIterator[Postgres]:
+    """The same in a directory that stays."""
+    embedded = Embedded(data, None, "the benchmark")
+    with embedded.locked():
+        async with embedded.running():
+            pid = int((data / "pg" / "postmaster.pid").read_text().split()[0])
+            yield Postgres(embedded.url, pid, data / "run")
 
 
 def cpu_of(pid: int, *, waited: bool = False) -> float:
@@ -57,6 +63,13 @@ def cpu_of_family(pid: int) -> float:
         with contextlib.suppress(OSError):
             total += cpu_of(int(child))
     return total
+
+
+def resident(pid: int) -> float:
+    """The memory of a process that is in RAM, in MB."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    (found,) = (line.split()[1] for line in lines if line.startswith("VmRSS:"))
+    return int(found) / 1024
 
 
 class Part:
@@ -157,8 +170,12 @@ def service(
     arguments: Sequence[str] = (),
     http: bool = False,
     pool_size: int = 10,
+    data_dir: Path | None = None,
 ) -> Part:
-    """`trunkline serve` on a database, its access log in a file, with the gateway or without."""
+    """`trunkline serve` on a database, its access log in a file, with the gateway or without.
+
+    With a `data_dir` and no URL, on the PostgreSQL in there, which it starts.
+    """
     return Part(
         module,
         *arguments,
@@ -169,6 +186,7 @@ def service(
         http_address="127.0.0.1:0" if http else "",
         database_url=url,
         database_pool_size=str(pool_size),
+        **({"data_dir": str(data_dir)} if data_dir else {}),
         secret_keys=SECRET_KEYS,
         drain_seconds="1",
     )

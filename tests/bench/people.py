@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -21,8 +22,8 @@ WATCHERS = (1, 20, 50)
 ACCOUNTS = 1000
 PROCESSES = 2
 SETTLE_SECONDS = 1.0
-SYNC_CALLERS = 16
-BATCH_CALLERS = 4
+SYNC_CALLERS = 4
+CALLERS_PER_BATCH_CALLER = 4
 SYNC_SECONDS_MAX = 1500
 _ACCOUNT_TRUNKS = """
 INSERT INTO trunks
@@ -52,7 +53,7 @@ def _paced_job(setting: Setting, seconds: float, *kinds: tuple[str, float]) -> d
     }
 
 
-class _Crowd:
+class Crowd:
     """Watchers in processes of their own."""
 
     def __init__(self, processes: Sequence[parts.Part]) -> None:
@@ -83,12 +84,13 @@ class _Crowd:
 
 
 @contextlib.asynccontextmanager
-async def _crowd(setting: Setting) -> AsyncIterator[_Crowd]:
+async def crowd(directory: Path) -> AsyncIterator[Crowd]:
+    """Watchers whose logs are in a directory."""
     async with contextlib.AsyncExitStack() as stack:
-        yield _Crowd(
+        yield Crowd(
             [
                 await stack.enter_async_context(
-                    parts.load(setting.directory / f"watchers-{i}.log", "tests.bench.watchers")
+                    parts.load(directory / f"watchers-{i}.log", "tests.bench.watchers")
                 )
                 for i in range(PROCESSES)
             ]
@@ -108,30 +110,30 @@ async def watch(setting: Setting, seconds: float, rounds: int, say: Say) -> tupl
     runs += [(f"{n}, of everything", one, [setting.token] * n, True) for n in WATCHERS]
     runs += [("nobody, 1,000 accounts", many, [], False)]
     runs += [(f"{ACCOUNTS:,}, of an account each", many, tokens, False)]
-    async with _paced(setting) as writer, _crowd(setting) as crowd:
+    async with _paced(setting) as writer, crowd(setting.directory) as watchers:
         ids = [f"W{account[2:]:0>25}" for account in accounts]
         await writer.ask({"know": "accounts", "ids": ids})
         for number in range(rounds):
             say(f"round {number + 1} of {rounds}")
             quiet = 0.0
             for name, work, who, everything in runs:
-                await crowd.open(setting.server.address, who, everything=everything)
+                await watchers.open(setting.server.address, who, everything=everything)
                 await writer.ask(work | {"seconds": SETTLE_SECONDS})
                 await asyncio.sleep(SETTLE_SECONDS)
-                await crowd.read()
-                told = await _told(crowd, writer, work, quiet)
+                await watchers.read()
+                told = await _told(watchers, writer, work, quiet)
                 quiet = quiet if who else told["server"]
                 found.setdefault(name, []).append(told)
-                await crowd.close()
+                await watchers.close()
     return _watch_table(found), found
 
 
 async def _told(
-    crowd: _Crowd, writer: parts.Part, work: dict[str, Any], quiet: float
+    watchers: Crowd, writer: parts.Part, work: dict[str, Any], quiet: float
 ) -> dict[str, float]:
     result = await writer.ask(work)
     await asyncio.sleep(SETTLE_SECONDS)
-    late, responses, cpu = await crowd.read()
+    late, responses, cpu = await watchers.read()
     updates = result["kinds"]["update_fixed"]
     seconds, count = result["seconds"], max(1, len(late))
     return {
@@ -178,7 +180,7 @@ MIX_WATCHERS = 100
 async def mixed(setting: Setting, seconds: float, rounds: int, say: Say) -> tuple[str, Any]:
     """Each kind of call alone at its rate, then all at once with watchers."""
     found: dict[str, dict[str, list[dict[str, float]]]] = {}
-    async with _paced(setting) as part, _crowd(setting) as crowd:
+    async with _paced(setting) as part, crowd(setting.directory) as watchers:
         await part.ask(_paced_job(setting, SETTLE_SECONDS, *MIX))
         for number in range(rounds):
             say(f"round {number + 1} of {rounds}")
@@ -186,9 +188,9 @@ async def mixed(setting: Setting, seconds: float, rounds: int, say: Say) -> tupl
                 result = await part.ask(_paced_job(setting, seconds, kind))
                 _keep(found, "alone", result)
             who = [setting.token] * MIX_WATCHERS
-            await crowd.open(setting.server.address, who, everything=False)
+            await watchers.open(setting.server.address, who, everything=False)
             _keep(found, "together", await part.ask(_paced_job(setting, seconds, *MIX)))
-            await crowd.close()
+            await watchers.close()
     rows = []
     for name, rate in MIX:
         for when in ("alone", "together"):
@@ -217,10 +219,14 @@ def _keep(
 
 INTERACTIVE = (("update_random", 10.0), ("get", 10.0), ("list", 5.0))
 INTERACTIVE_SECONDS = 2.0
+QUIET_TURNS = 10
+FELT_MAX = 3.0
+"""How many times what it is in quiet the p99 of somebody's calls may be beside a sync."""
 
 
-async def sync(setting: Setting, trunks: int, say: Say) -> tuple[str, Any]:
+async def sync(setting: Setting, trunks: int, callers: int, say: Say) -> tuple[str, Any]:
     """Create trunks, update a third in batches and a third one by one, beside somebody's work."""
+    in_batches = max(1, callers // CALLERS_PER_BATCH_CALLER)
     (token,) = await minted(setting.postgres.url, ("sync",))
     phases: dict[str, Any] = {}
     third = trunks // 3
@@ -231,22 +237,22 @@ async def sync(setting: Setting, trunks: int, say: Say) -> tuple[str, Any]:
         await load.ask({"know": "sync", "ids": ["none"]})
         base = {"token": token, "trunks": "sync", "seconds": SYNC_SECONDS_MAX}
         await _beside(setting, client, asyncio.sleep(0))
-        quiet = await _beside(setting, client, asyncio.sleep(5 * INTERACTIVE_SECONDS))
+        quiet = await _beside(setting, client, asyncio.sleep(QUIET_TURNS * INTERACTIVE_SECONDS))
         phases["quiet"] = quiet | {"items": 0}
         plan = [
-            (f"create {trunks:,}", "create_with_numbers", trunks, trunks, SYNC_CALLERS),
-            (f"update {third:,} in batches", "batch", third // BATCH_SIZE, third, BATCH_CALLERS),
-            (f"update {third:,} one by one", "update_each", third, third, SYNC_CALLERS),
+            (f"create {trunks:,}", "create_with_numbers", trunks, trunks, callers),
+            (f"update {third:,} in batches", "batch", third // BATCH_SIZE, third, in_batches),
+            (f"update {third:,} one by one", "update_each", third, third, callers),
         ]
-        for name, kind, count, items, callers in plan:
+        for name, kind, count, items, together in plan:
             say(name)
             if kind == "batch":
                 ids = await _ids(setting, "sync")
                 await load.ask({"know": "sync", "ids": ids})
-            work = load_job(setting, Cell(name, kind, setting.server), callers, 0) | base
+            work = load_job(setting, Cell(name, kind, setting.server), together, 0) | base
             phases[name] = await _beside(setting, client, load.ask(work | {"count": count}))
             phases[name]["items"] = items
-    return _sync_table(phases), phases
+    return _sync_table(phases, callers), phases
 
 
 async def _ids(setting: Setting, account: str) -> list[str]:
@@ -256,39 +262,50 @@ async def _ids(setting: Setting, account: str) -> list[str]:
 
 
 async def _beside(setting: Setting, client: parts.Part, work: Any) -> dict[str, Any]:
-    """Do some work while a client goes on; how long it took, and what the client felt."""
-    loop = asyncio.get_running_loop()
-    started = loop.time()
-    ended = 0.0
-
-    async def timed() -> Any:
-        nonlocal ended
-        result = await work
-        ended = loop.time()
-        return result
-
-    task = asyncio.create_task(timed())
-    felt: dict[str, list[float]] = {}
+    """Do some work while a client goes on; how long it took, and what the client felt of it."""
+    task = asyncio.create_task(work)
+    calls = list[tuple[str, float, int]]()
     while True:
         result = await client.ask(_paced_job(setting, INTERACTIVE_SECONDS, *INTERACTIVE))
         for kind, one in result["kinds"].items():
-            felt.setdefault(kind, []).extend(us / 1e6 for us in one["latencies"])
+            pairs = zip(one["due"], one["latencies"], strict=True)
+            calls.extend((kind, due, latency) for due, latency in pairs)
         if task.done():
             break
-    done = task.result()
+    done = task.result() or {"started": 0.0, "seconds": float("inf"), "errors": 0}
+    # The load generator makes its requests first, and the client goes on for a moment afterwards.
+    first, last = done["started"], done["started"] + done["seconds"]
+    felt: dict[str, list[float]] = {kind: [] for kind, _ in INTERACTIVE}
+    for kind, due, latency in calls:
+        if first <= due <= last:
+            felt[kind].append(latency / 1e6)
     return {
-        "seconds": ended - started,
-        "errors": done["errors"] if done else 0,
+        "seconds": done["seconds"],
+        "errors": done["errors"],
+        "calls": sum(len(values) for values in felt.values()),
         "p99": {kind: percentile(sorted(values), 0.99) for kind, values in felt.items()},
     }
 
 
-def _sync_table(phases: dict[str, Any]) -> str:
+def _sync_table(phases: dict[str, Any], callers: int) -> str:
     quiet = phases["quiet"]["p99"]
-    rows = []
+    rows, worst = [], dict[str, float]()
     for name, phase in phases.items():
         felt = [f"{p99 * 1e3:.1f} ({p99 / quiet[kind]:.1f}x)" for kind, p99 in phase["p99"].items()]
-        speed = f"{phase['items'] / phase['seconds']:.0f}" if phase["items"] else ""
-        rows.append([name, f"{phase['seconds'] / 60:.2f}", speed, *felt, str(phase["errors"])])
+        worst |= {k: max(worst.get(k, 0.0), p99 / quiet[k]) for k, p99 in phase["p99"].items()}
+        took = [f"{phase['seconds'] / 60:.2f}", f"{phase['items'] / phase['seconds']:.0f}"]
+        took = took if phase["items"] else ["", ""]
+        rows.append([name, *took, *felt, str(phase["calls"]), str(phase["errors"])])
     head = ["phase", "minutes", "trunks/s", *(f"{kind} p99 ms" for kind, _ in INTERACTIVE)]
-    return report.table([*head, "errors"], rows)
+    total = sum(phase["seconds"] for phase in phases.values() if phase["items"])
+    kinds = [
+        [kind, f"{times:.1f}", f"≤ {FELT_MAX:.1f}: {'met' if times <= FELT_MAX else 'missed'}"]
+        for kind, times in worst.items()
+    ]
+    return "\n\n".join(
+        [
+            report.table([*head, "client's calls", "errors"], rows),
+            report.table(["the client's p99, worst phase / quiet", "times", "target"], kinds),
+            f"The whole sync, {callers} callers: {total / 60:.2f} minutes.",
+        ]
+    )
