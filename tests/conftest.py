@@ -104,7 +104,7 @@ class running:  # noqa: N801 - reads as what it is, a service that runs
     async def __aenter__(self) -> Running:
         service = await self._serving.__aenter__()
         async with asyncio.timeout(30):
-            ready = asyncio.ensure_future(service.ready.wait())
+            ready = asyncio.ensure_future(service.startup.ready.wait())
             await asyncio.wait((ready, service.failed), return_when=asyncio.FIRST_COMPLETED)
             if not ready.done():
                 ready.cancel()

@@ -115,9 +115,13 @@ class Verifier:
         store: where tokens are.
         bootstrap: a token that acts on the account `default` while no token was ever made, or
             empty for none.
+
+    Attributes:
+        lookups: how many statements have looked tokens up.
     """
 
     def __init__(self, store: IdentityStore, bootstrap: str) -> None:
+        self.lookups = 0
         self._store = store
         self._bootstrap = tokens.digest(bootstrap) if bootstrap else None
         self._bootstrap_until = 0.0
@@ -226,6 +230,7 @@ class Verifier:
             waiting.answer.set_result(known)
 
     async def _live(self, token_ids: Sequence[str]) -> Mapping[str, Any]:
+        self.lookups += 1
         work = asyncio.create_task(self._store.live_tokens(token_ids))
         self._asking.add(work)
         work.add_done_callback(self._asked)
@@ -263,6 +268,8 @@ class Verifier:
                 await self._refresh()
             except TrunklineError:
                 log.debug("tokens_not_refreshed")  # they are looked up when used
+            except Exception:  # of a database that fails: the next round may do better
+                log.exception("tokens_not_refreshed")
 
     async def _refresh(self) -> None:
         asked = time.monotonic()

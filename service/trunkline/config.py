@@ -17,10 +17,33 @@ from trunkline.tokens import BOOTSTRAP_CHARACTERS_MIN
 
 PREFIX = "TRUNKLINE_"
 POOL_SIZE_MAX = 500
+STREAMS_MAX = 2000
+MESSAGE_BYTES_MAX = 1 << 20
+METADATA_BYTES_MAX = 16 << 10
+STREAMS_PER_CONNECTION_MAX = 1000
+"""Calls under way at once on one connection (HTTP/2 streams); more wait at the client."""
+PENDING_CALLS_MAX = 10_000
+"""Calls that have come and are not yet looked at; grpc drops more, without a word of ours."""
+CLIENT_PING_SECONDS_MIN = 10
+"""Clients that ping more often are told to calm down and lose their connection."""
+KEEPALIVE_ANSWER_SECONDS_MAX = 20
 HISTORY_DAYS_MAX = 3650
 IDEMPOTENCY_HOURS_MAX = 168
 # For the commands that call a server; `serve` has no use for it.
 CLIENT_VARIABLES = {"TRUNKLINE_TOKEN"}
+_RANGES = (
+    ("database_pool_size", 1, POOL_SIZE_MAX),
+    ("database_wait_seconds", 1, 30),
+    ("history_days", 1, HISTORY_DAYS_MAX),
+    ("idempotency_hours", 1, IDEMPOTENCY_HOURS_MAX),
+    ("calls_max", 1, 100_000),
+    ("streams_max", 1, STREAMS_MAX),
+    ("connection_age_seconds", 0, 86_400),
+    ("connection_grace_seconds", 0, 86_400),
+    ("keepalive_seconds", 1, 3600),
+    ("drain_delay_seconds", 0, 3600),
+    ("drain_seconds", 0, 3600),
+)
 _INJECTED = re.compile(r"_(PORT|SERVICE)(_|$)")
 _CODEC = re.compile(r"[a-z0-9]{1,32}", re.ASCII)
 _HOST = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(:[0-9]{0,5})?", re.ASCII)
@@ -72,7 +95,14 @@ class Settings:
         secret=True,
     )
     migrate: str = _setting("auto", "auto: bring the schema up to date at start; off: wait for it")
-    database_pool_size: int = _setting(10, f"most connections to PostgreSQL, 1 to {POOL_SIZE_MAX}")
+    database_pool_size: int = _setting(
+        10,
+        f"connections to PostgreSQL that calls share, 1 to {POOL_SIZE_MAX}; up to 3 more look"
+        " after the rest",
+    )
+    database_wait_seconds: int = _setting(
+        5, "how long a call may wait for one of these connections, 1 to 30"
+    )
     database_statement_cache: int = _setting(
         200, "prepared statements kept per connection; 0 behind pgbouncer"
     )
@@ -112,7 +142,33 @@ class Settings:
     allow_plaintext: bool = _setting(
         default=False, meaning="allow a plaintext port on an address that is not loopback"
     )
-    drain_seconds: int = _setting(20, "how long calls may take to finish after SIGTERM, 0 to 3600")
+    calls_max: int = _setting(
+        1000, "calls that are answered at once, 1 to 100000; more are told to try again"
+    )
+    streams_max: int = _setting(
+        STREAMS_MAX, f"likewise for streams, which watches are, 1 to {STREAMS_MAX}"
+    )
+    connection_age_seconds: int = _setting(
+        1800,
+        "how long clients may keep a connection, so that they spread over new servers; 0: for ever",
+    )
+    connection_grace_seconds: int = _setting(
+        60, "how long calls and streams on such a connection may then go on"
+    )
+    keepalive_seconds: int = _setting(
+        60, "how often clients that are silent are asked whether they are there, 1 to 3600"
+    )
+    drain_delay_seconds: int = _setting(
+        0,
+        "how long after SIGTERM calls are still taken while health is NOT_SERVING, 0 to 3600:"
+        " what a load balancer needs to notice",
+    )
+    drain_seconds: int = _setting(20, "how long calls may then take to finish, 0 to 3600")
+    metrics_address: str = _setting(
+        "",
+        "HOST:PORT of the Prometheus metrics, at /metrics in plaintext, which name no account;"
+        " empty: none",
+    )
     log_level: str = _setting("info", f"one of {', '.join(LEVELS)}")
     log_format: str = _setting("json", f"one of {', '.join(FORMATS)}")
 
@@ -259,9 +315,9 @@ def _faults(s: Settings) -> list[str]:
         if not condition:
             found.append(f"{variable(name)}: {what}")
 
-    for name in ("grpc_address", "http_address"):
+    for name in ("grpc_address", "http_address", "metrics_address"):
         text = getattr(s, name)
-        if not text and name == "http_address":
+        if not text and name != "grpc_address":
             continue
         right = _is_address(text) or (name == "grpc_address" and text.startswith("unix:"))
         want(right, name, f"{text!r} is not HOST:PORT")
@@ -273,13 +329,11 @@ def _faults(s: Settings) -> list[str]:
         f"has {token} characters; at least {BOOTSTRAP_CHARACTERS_MIN}",
     )
     want(s.migrate in ("auto", "off"), "migrate", "is neither auto nor off")
-    want(1 <= s.database_pool_size <= POOL_SIZE_MAX, "database_pool_size", "is out of range")
-    want(1 <= s.history_days <= HISTORY_DAYS_MAX, "history_days", "is out of range")
-    hours = s.idempotency_hours
-    want(1 <= hours <= IDEMPOTENCY_HOURS_MAX, "idempotency_hours", "is out of range")
     # What a retry is answered with is a revision.
-    want(hours <= 24 * s.history_days, "idempotency_hours", "is longer than HISTORY_DAYS")
-    want(s.drain_seconds <= 3600, "drain_seconds", "is out of range")
+    longer = s.idempotency_hours > 24 * s.history_days
+    want(not longer, "idempotency_hours", "is longer than HISTORY_DAYS")
+    for name, least, most in _RANGES:
+        want(least <= getattr(s, name) <= most, name, f"is out of range: {least} to {most}")
     want(s.log_level in LEVELS, "log_level", f"is none of {', '.join(LEVELS)}")
     want(s.log_format in FORMATS, "log_format", f"is none of {', '.join(FORMATS)}")
     want(

@@ -44,7 +44,11 @@ class Violation:
 
 
 class TrunklineError(Exception):
-    """Anything that a caller is told about, with what the boundary needs to say it."""
+    """Anything that a caller is told about, with what the boundary needs to say it.
+
+    Attributes:
+        detail: what operators are told beside it, in logs and on the command line; never callers.
+    """
 
     code = grpc.StatusCode.INTERNAL
 
@@ -56,6 +60,7 @@ class TrunklineError(Exception):
         self.message = message
         self.metadata: Mapping[str, str] = metadata
         self.retry_seconds = retry_seconds
+        self.detail = ""
         self.violations: Sequence[Violation] = ()
 
 

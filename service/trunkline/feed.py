@@ -13,6 +13,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator
 
+from trunkline.config import STREAMS_MAX
 from trunkline.errors import ExhaustedError, PastError, TrunklineError, UnavailableError
 from trunkline.events import Event, Place
 from trunkline.rows import TrunkReader
@@ -24,7 +25,7 @@ EVENTS_KEPT_MAX = 4096
 EVENTS_BYTES_MAX = 32 << 20
 EVENTS_TOGETHER_MAX = 64
 EVENTS_TOGETHER_BYTES_MAX = 256 << 10
-WATCHERS_MAX = 2000
+WATCHERS_MAX = STREAMS_MAX
 WATCHERS_OF_ACCOUNT_MAX = 200
 SYNC_SECONDS_MAX = 10.0
 RECONNECT_SECONDS = 0.5
@@ -100,6 +101,7 @@ class Feed:
     Attributes:
         epoch: which history it is; empty before it is known.
         head: the place up to which changes have been read.
+        watchers: how many watch.
     """
 
     def __init__(self, store: FeedStore, reader: TrunkReader) -> None:
@@ -112,7 +114,7 @@ class Feed:
         self._all = Track(0)
         self._of: dict[str, Track] = {}
         self._kept_bytes = 0
-        self._watchers = 0
+        self.watchers = 0
         self._hinted = asyncio.Event()
         self._waiting: list[asyncio.Future[None]] = []
         self._catching_up = asyncio.Semaphore(1)
@@ -147,7 +149,7 @@ class Feed:
             raise self._ended
         track = self._all if account_id is None else self._of.get(account_id)
         mine = track.watchers if track is not None else 0
-        if self._watchers >= WATCHERS_MAX or mine >= WATCHERS_OF_ACCOUNT_MAX:
+        if self.watchers >= WATCHERS_MAX or mine >= WATCHERS_OF_ACCOUNT_MAX:
             raise ExhaustedError(
                 "TOO_MANY_WATCHERS", "there are as many watches as there may be", retry_seconds=5.0
             )
@@ -155,12 +157,12 @@ class Feed:
             assert account_id is not None
             track = self._of[account_id] = Track(self._all.floor)
         track.watchers += 1
-        self._watchers += 1
+        self.watchers += 1
         try:
             yield track
         finally:
             track.watchers -= 1
-            self._watchers -= 1
+            self.watchers -= 1
             unused = not track.watchers and not len(track)
             if account_id is not None and unused and self._of.get(account_id) is track:
                 del self._of[account_id]
@@ -224,7 +226,7 @@ class Feed:
             await asyncio.sleep(RECONNECT_SECONDS)
 
     async def _pause(self, started: float) -> None:
-        watched = self._watchers > 0
+        watched = self.watchers > 0
         poll = POLL_WATCHED if watched else POLL_IDLE
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(poll):
@@ -238,7 +240,7 @@ class Feed:
         waiting, self._waiting = self._waiting, []
         try:
             complete = await session.number()
-            if self._watchers:
+            if self.watchers:
                 await self._read(session)
             elif self._following:
                 self._start_over()

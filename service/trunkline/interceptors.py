@@ -7,11 +7,11 @@ authenticate, authorise, then validate, then look.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
@@ -19,54 +19,33 @@ from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from trunkline import errors, statuses, tls
-from trunkline.auth import Identity, Verifier, require_scope, set_caller
+from trunkline.admission import TURNED_AWAY, Gate
+from trunkline.auth import Verifier, require_scope, set_caller
+from trunkline.calls import HEALTH, Call
 from trunkline.readiness import Readiness
+from trunkline.tallies import Tally
+from trunkline.tracing import CARRIED, Tracing
 from trunkline.ulids import Ulids
 
 log = logging.getLogger("trunkline.call")
 
 CALL_SECONDS_MAX = 30.0
+DEADLINE_SECONDS_MIN = 0.005
+"""A caller who waits for less than that has no use for the answer, and the database has none for
+the question."""
 REQUEST_ID_KEY = "x-request-id"
+OPEN_STREAMS_MAX = 100
+REFLECTION_SECONDS_MAX = 60.0
+"""How long a stream may last that anybody may open."""
 UNKNOWN_FIELDS_MAX = 20
+UNKNOWN_METHOD = "unknown"
+"""What calls of methods that there are not are counted as: their names are the callers'."""
 _REQUEST_ID = re.compile(r"[!-~]{1,128}", re.ASCII)
-_OPEN_SERVICES = ("/grpc.health.v1.", "/grpc.reflection.v1.", "/grpc.reflection.v1alpha.")
-_HEALTH = "/grpc.health.v1."
+_OPEN_SERVICES = (HEALTH, "/grpc.reflection.v1.", "/grpc.reflection.v1alpha.")
 
 
 class _Undecodable:
     """Stands for a request that is not a message of its type."""
-
-
-@dataclass(slots=True)
-class _Call:
-    """One call as the log tells of it."""
-
-    method: str
-    request_id: str
-    peer: str
-    client_certificate: str | None = None
-    started: float = field(default_factory=time.perf_counter)
-    identity: Identity | None = None
-    code: str = "OK"
-    reason: str | None = None
-
-    def log(self) -> None:
-        quiet = self.method.startswith(_HEALTH)
-        log.log(
-            logging.DEBUG if quiet else logging.INFO,
-            "call",
-            extra={
-                "method": self.method,
-                "code": self.code,
-                "reason": self.reason,
-                "ms": round((time.perf_counter() - self.started) * 1000, 2),
-                "request_id": self.request_id,
-                "account_id": self.identity.account_id if self.identity else None,
-                "token_id": self.identity.token_id if self.identity else None,
-                "peer": self.peer,
-                "client_certificate": self.client_certificate,
-            },
-        )
 
 
 class Boundary(grpc.aio.ServerInterceptor):
@@ -77,7 +56,11 @@ class Boundary(grpc.aio.ServerInterceptor):
         readiness: tells whether calls can be answered.
         scopes: the scope that each method needs, by its full name (`/package.Service/Method`).
         ids: makes request ids for callers that send none in `x-request-id`.
+        calls: how many calls are answered at once; those to the health service are not counted.
+        streams: likewise for streams.
+        tally: what was answered.
         names_clients: whether clients have certificates, whose names are logged.
+        tracing: makes a span of each call; None where nobody wants one.
     """
 
     def __init__(
@@ -86,14 +69,24 @@ class Boundary(grpc.aio.ServerInterceptor):
         readiness: Readiness,
         scopes: Mapping[str, str],
         ids: Ulids,
+        calls: Gate,
+        streams: Gate,
+        tally: Tally,
         *,
         names_clients: bool = False,
+        tracing: Tracing | None = None,
     ) -> None:
         self._verifier = verifier
         self._readiness = readiness
         self._scopes = scopes
         self._ids = ids
+        self._calls = calls
+        self._streams = streams
+        self._bounds: set[asyncio.Timeout] = set()
+        self._open_streams = Gate(OPEN_STREAMS_MAX, "reflection streams")
+        self._tally = tally
         self._names_clients = names_clients
+        self._tracing = tracing
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(
@@ -122,18 +115,20 @@ class Boundary(grpc.aio.ServerInterceptor):
         self, method: str, handler: grpc.RpcMethodHandler[Any, Any]
     ) -> grpc.RpcMethodHandler[Any, Any]:
         behaviour: Any = handler.unary_unary
+        gate = None if method.startswith(HEALTH) else self._calls
 
         async def answer(request: Any, context: Any) -> Any:
             call = self._call(method, context)
             try:
-                async with asyncio.timeout(CALL_SECONDS_MAX):
+                call.enter(gate)
+                async with asyncio.timeout(_within(call, context.time_remaining())):
                     await self._admit(call, request, context)
                     return await behaviour(request, context)
             except BaseException as error:
                 del request  # may be large, and what is raised keeps this frame for a while
                 await self._fail(call, error, context)
             finally:
-                call.log()
+                self._end(call)
 
         return grpc.unary_unary_rpc_method_handler(
             answer, _lenient(handler.request_deserializer), handler.response_serializer
@@ -143,19 +138,28 @@ class Boundary(grpc.aio.ServerInterceptor):
         self, method: str, handler: grpc.RpcMethodHandler[Any, Any]
     ) -> grpc.RpcMethodHandler[Any, Any]:
         behaviour: Any = handler.unary_stream or handler.stream_stream
+        open_to_all = method.startswith(_OPEN_SERVICES)
+        gate: Gate | None = self._open_streams if open_to_all else self._streams
+        seconds = REFLECTION_SECONDS_MAX if open_to_all else None
+        if method.startswith(HEALTH):
+            gate = seconds = None
 
         async def answer(request: Any, context: Any) -> AsyncIterator[Any]:
             call = self._call(method, context)
             try:
+                # Places that last are for those who may have them.
                 await self._admit(call, request, context)
-                async for response in behaviour(request, context):
-                    yield response
-            except GeneratorExit:
+                call.enter(gate)
+                async with self._bounded(seconds):
+                    async for response in behaviour(request, context):
+                        yield response
+            except GeneratorExit:  # the caller has gone while a response was on its way
+                call.code = _gone(context)
                 raise
             except BaseException as error:
                 await self._fail(call, error, context)
             finally:
-                call.log()
+                self._end(call, endless=True)
 
         deserializer = handler.request_deserializer
         if handler.request_streaming:
@@ -166,26 +170,64 @@ class Boundary(grpc.aio.ServerInterceptor):
             answer, _lenient(deserializer), _serialised_once(handler.response_serializer)
         )
 
+    @contextlib.asynccontextmanager
+    async def _bounded(self, seconds: float | None) -> AsyncIterator[None]:
+        """End a stream that anybody may open after some seconds, or well when the server parts."""
+        if seconds is None:
+            yield
+            return
+        try:
+            async with asyncio.timeout(seconds) as bound:
+                self._bounds.add(bound)
+                try:
+                    yield
+                finally:
+                    self._bounds.discard(bound)
+        except TimeoutError:
+            if not self._readiness.leaving:
+                raise
+
+    def part(self) -> None:
+        """End the streams that anybody may open: the server is about to end."""
+        now = asyncio.get_running_loop().time()
+        for bound in self._bounds:
+            bound.reschedule(now)
+
     def _unknown(self, method: str) -> Callable[[Any, Any], Awaitable[Any]]:
         async def answer(_: Any, context: Any) -> Any:
-            call = self._call(method, context)
+            call = self._call(method, context, known=False)
             error = errors.UnimplementedError("METHOD_UNKNOWN", "the server has no such method")
             try:
                 await self._fail(call, error, context)
             finally:
-                call.log()
+                self._end(call, known=False)
 
         return answer
 
-    def _call(self, method: str, context: Any) -> _Call:
+    def _call(self, method: str, context: Any, *, known: bool = True) -> Call:
         sent = _metadata(context, REQUEST_ID_KEY)
-        known = sent is not None and _REQUEST_ID.fullmatch(sent)
+        if not sent or not _REQUEST_ID.fullmatch(sent):
+            sent = self._ids.new()
         client = tls.client_name(context.auth_context()) if self._names_clients else None
-        return _Call(method, sent if sent and known else self._ids.new(), context.peer(), client)
+        call = Call(method, sent, context.peer(), client)
+        if self._tracing is not None:
+            call.trace(self._tracing, _carried(context), known=known)
+        return call
 
-    async def _admit(self, call: _Call, request: Any, context: Any) -> None:
+    def _end(self, call: Call, *, known: bool = True, endless: bool = False) -> None:
+        """Let go of a call, log it and count it; how long a stream lasted says nothing."""
+        if call.gate is not None:
+            call.gate.leave()
+        seconds = time.perf_counter() - call.started
+        call.end(seconds, known=known)
+        method = call.method if known else UNKNOWN_METHOD
+        # What was turned away took no time, and would make the others look faster than they are.
+        untold = endless or call.reason == TURNED_AWAY
+        self._tally.add(method, call.code, None if untold else seconds)
+
+    async def _admit(self, call: Call, request: Any, context: Any) -> None:
         if not call.method.startswith(_OPEN_SERVICES):
-            self._readiness.check()
+            await self._readiness.check()
             call.identity = await self._verifier.identify(_metadata(context, "authorization"))
             require_scope(call.identity, self._scopes[call.method])
             set_caller(call.identity, self._recheck(context))
@@ -201,18 +243,23 @@ class Boundary(grpc.aio.ServerInterceptor):
 
         return recheck
 
-    async def _fail(self, call: _Call, error: BaseException, context: Any) -> None:
+    async def _fail(self, call: Call, error: BaseException, context: Any) -> None:
         """Answer with an error. Raises always."""
-        known = _known(error)
+        known = _known(error, call)
         if known is not None:
             error.__traceback__ = None  # nobody asks for it, and its frames have the request
         if isinstance(error, asyncio.CancelledError) and known is None:
-            call.code = "CANCELLED"
+            call.code = _gone(context)
             raise error
         if known is None:
             log.error(
                 "failed",
-                extra={"method": call.method, "request_id": call.request_id},
+                extra={
+                    "method": call.method,
+                    "request_id": call.request_id,
+                    "trace_id": call.span.trace_id if call.span else None,
+                    "span_id": call.span.span_id if call.span else None,
+                },
                 exc_info=error,
             )
             known = errors.InternalError(
@@ -232,13 +279,35 @@ class Boundary(grpc.aio.ServerInterceptor):
         )
 
 
-def _known(error: BaseException) -> errors.TrunklineError | None:
+def _within(call: Call, deadline: float | None) -> float:
+    """The seconds that a call may take, by its caller's deadline.
+
+    Raises:
+        DeadlineError: they are too few.
+    """
+    if deadline is None:
+        deadline = CALL_SECONDS_MAX
+    if deadline < DEADLINE_SECONDS_MIN:
+        raise errors.DeadlineError(
+            "DEADLINE_TOO_SHORT",
+            f"less than {DEADLINE_SECONDS_MIN * 1000:.0f} ms were left of the call's deadline when"
+            " it came; nothing was done",
+        )
+    call.seconds_max = min(deadline, CALL_SECONDS_MAX)
+    return call.seconds_max
+
+
+def _known(error: BaseException, call: Call) -> errors.TrunklineError | None:
     """What a caller is told of an error; None where it is nobody's business."""
     if isinstance(error, errors.TrunklineError):
         return error
     if isinstance(error, TimeoutError):
+        if call.seconds_max < CALL_SECONDS_MAX:
+            reason, what = "DEADLINE_PASSED", "the call's deadline has passed"
+        else:
+            reason, what = "CALL_TOO_LONG", f"the call took more than {CALL_SECONDS_MAX:.0f} s"
         return errors.DeadlineError(
-            "CALL_TOO_LONG", f"the call took more than {CALL_SECONDS_MAX:.0f} s"
+            reason, f"{what}; of a change it is not known whether it was written"
         )
     if isinstance(error, asyncio.CancelledError):
         task = asyncio.current_task()
@@ -255,6 +324,17 @@ def _metadata(context: Any, key: str) -> str | None:
         if name == key:
             return value if isinstance(value, str) else None
     return None
+
+
+def _carried(context: Any) -> dict[str, str]:
+    """What carries a trace on."""
+    found = context.invocation_metadata() or ()
+    return {k: v for k, v in found if k in CARRIED and isinstance(v, str)}
+
+
+def _gone(context: Any) -> str:
+    """The code of a call whose caller no longer waits."""
+    return "DEADLINE_EXCEEDED" if context.time_remaining() == 0 else "CANCELLED"
 
 
 def _serialised_once(serializer: Callable[[Any], bytes] | None) -> Callable[[Any], bytes] | None:

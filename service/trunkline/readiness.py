@@ -5,6 +5,7 @@ database that is away never gets servers restarted.
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -15,6 +16,8 @@ from trunkline.errors import NotFoundError, TrunklineError, UnavailableError
 SERVICE = "siptrunk.v1.SipTrunkService"
 LIVENESS = "liveness"
 WATCHERS_MAX = 1000
+START_SECONDS_MAX = 5.0
+"""How long a call waits for the server to start."""
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
@@ -25,8 +28,9 @@ class Readiness:
 
     def __init__(self) -> None:
         self.ready = False
-        self.draining = False
-        self._refusal: TrunklineError | None = _starting()
+        self.draining = self.leaving = False
+        self._starting = UnavailableError("STARTING", "the server is starting", retry_seconds=1.0)
+        self._refusal: TrunklineError | None = self._starting
         self._changed = asyncio.Event()
 
     def serve(self) -> None:
@@ -38,16 +42,29 @@ class Readiness:
         self._set(ready=False, refusal=refusal)
 
     def drain(self) -> None:
-        """Not ready any more: the process is about to end, health streams with it."""
+        """Not ready any more: the process is about to end. Calls are still taken."""
         self.draining = True
-        self._set(ready=False, refusal=None)
+        self._set(ready=False, refusal=self._refusal)
 
-    def check(self) -> None:
-        """Let a call pass.
+    def leave(self) -> None:
+        """No more calls are taken. Health streams end only now: clients begin ended ones anew."""
+        self.leaving = True
+        self._set(ready=False, refusal=self._refusal)
+
+    async def check(self) -> None:
+        """Let a call pass; one that comes while the server starts waits for it, for a while.
+
+        A server listens before it has seen its database, so clients find it before it is ready.
 
         Raises:
             UnavailableError: the server has not started, or the schema is not what it knows.
         """
+        if self._refusal is None:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(START_SECONDS_MAX):
+                while self._refusal is self._starting:
+                    await self._changed.wait()
         if self._refusal is not None:
             raise self._refusal
 
@@ -56,13 +73,9 @@ class Readiness:
         return self._changed
 
     def _set(self, *, ready: bool, refusal: TrunklineError | None) -> None:
-        self.ready, self._refusal = ready, refusal
+        self.ready, self._refusal = ready and not self.draining, refusal
         self._changed.set()
         self._changed = asyncio.Event()
-
-
-def _starting() -> UnavailableError:
-    return UnavailableError("STARTING", "the server is starting", retry_seconds=1.0)
 
 
 class HealthService(health_pb2_grpc.HealthServicer):
@@ -100,7 +113,7 @@ class HealthService(health_pb2_grpc.HealthServicer):
                 if status != told:
                     told = status
                     yield health_pb2.HealthCheckResponse(status=status)
-                if self._readiness.draining:
+                if self._readiness.leaving:
                     return
                 await change.wait()
         finally:

@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import logging
+import socket
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
@@ -14,19 +15,23 @@ from google.api import annotations_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from siptrunk.v1 import sip_trunk_service_pb2, sip_trunk_service_pb2_grpc
-from trunkline import config, errors, keys, migrate, reflection, sockets, tls
-from trunkline.auth import BOOTSTRAP_ACCOUNT, Verifier
+from trunkline import config, errors, keys, listeners, metrics, reflection, tls
+from trunkline.admission import Gate
+from trunkline.auth import Verifier
 from trunkline.codecs import Catalogue
 from trunkline.config import Settings, SettingsError
 from trunkline.embedded import Embedded
 from trunkline.feed import Feed
 from trunkline.gateway import http
+from trunkline.gateway.edge import Load
+from trunkline.gateway.watch import WATCHES_MAX
 from trunkline.housekeeping import Housekeeping
 from trunkline.interceptors import Boundary
 from trunkline.readiness import HealthService, Readiness
 from trunkline.rows import TrunkReader
 from trunkline.rules import Rules
 from trunkline.sealing import KeyRing
+from trunkline.startup import Startup
 from trunkline.store.database import Database
 from trunkline.store.feed import FeedStore
 from trunkline.store.history import HistoryStore
@@ -34,17 +39,16 @@ from trunkline.store.identities import IdentityStore
 from trunkline.store.mutations import Mutations
 from trunkline.store.phone_numbers import PhoneNumberStore
 from trunkline.store.trunks import TrunkStore
+from trunkline.tallies import Tally
+from trunkline.tracing import Tracing
 from trunkline.trunks.service import SipTrunkService
 from trunkline.ulids import Ulids
 
 log = logging.getLogger(__name__)
 
-MESSAGE_BYTES_MAX = 1 << 20
-STREAMS_PER_CONNECTION_MAX = 1000
-METADATA_BYTES_MAX = 16 << 10
-PROBE_SECONDS = 1.0
-PROBE_SECONDS_MAX = 5.0
-PROBE_FAILURES_MAX = 2
+CONNECTIONS_ASIDE = 2
+GOAWAY_SECONDS = 0.05
+"""How long clients have to learn that their connections take no more calls."""
 _READ, _WRITE = "trunks:read", "trunks:write"
 
 
@@ -54,17 +58,17 @@ class Running:
     Attributes:
         grpc_address: where it answers, the port as bound.
         http_address: where the gateway answers; empty without one.
-        ready: set once it has answered readiness for the first time.
+        metrics_address: where the metrics are; empty where nowhere.
+        startup: when it became ready, and how.
         failed: done, with an error, if it can't ever become ready.
-        bootstrap: whether the bootstrap token acted when it became ready.
     """
 
-    def __init__(self, grpc_address: str) -> None:
+    def __init__(self, grpc_address: str, startup: Startup) -> None:
         self.grpc_address = grpc_address
         self.http_address = ""
-        self.ready = asyncio.Event()
+        self.metrics_address = ""
+        self.startup = startup
         self.failed: asyncio.Task[None]
-        self.bootstrap = False
 
 
 @contextlib.asynccontextmanager
@@ -82,8 +86,12 @@ async def database_url(
 
 
 @contextlib.asynccontextmanager
-async def serving(settings: Settings) -> AsyncIterator[Running]:
+async def serving(settings: Settings, tracing: Tracing | None = None) -> AsyncIterator[Running]:
     """The whole service, from the data directory's lock to the first answer and back.
+
+    Args:
+        settings: of the service.
+        tracing: makes spans of what it does; None where nobody wants them.
 
     Raises:
         SettingsError: the settings can't work together, or the keys are not the database's, or the
@@ -98,147 +106,47 @@ async def serving(settings: Settings) -> AsyncIterator[Running]:
         url, embedded = await stack.enter_async_context(database_url(settings, "trunkline serve"))
         ring = KeyRing(keys.of(settings))
         database = await _open(settings, url, settings.database_pool_size)
-        stack.push_async_callback(database.close)
-        ids, readiness = Ulids(), Readiness()
-        identities = IdentityStore(database)
-        verifier = Verifier(identities, settings.bootstrap_token)
-        named = certificates is not None and certificates.asks_clients
-        boundary = Boundary(verifier, readiness, _scopes(), ids, names_clients=named)
-        server = grpc.aio.server(interceptors=[boundary], options=_options())
         # A connection of the feed's own: it waits for nobody's call.
-        own = await _open(settings, url, 1)
-        stack.push_async_callback(own.close)
-        parts = _Parts(settings, database, own, ring, ids)
-        _add_services(server, settings, parts, readiness)
+        own = await _open(settings, url, 1, traced=False)
+        # What must not wait behind calls: look-ups of tokens, migrations, the readiness probe.
+        aside = await _open(settings, url, CONNECTIONS_ASIDE, traced=False)
+        stack.push_async_callback(_close, database, own, aside)
+        parts = _Parts(settings, database, own, aside, ring, tracing)
+        named = certificates is not None and certificates.asks_clients
+        boundary = parts.boundary(names_clients=named)
+        server = grpc.aio.server(interceptors=[boundary], options=listeners.options(settings))
+        _add_services(server, settings, parts)
         # Addresses are bound before PostgreSQL starts: they may be taken.
-        running = Running(stack.enter_context(_bound(server, settings, certificates)))
-        front = _front(server, settings, certificates, running, stack)
+        address = stack.enter_context(listeners.bound(server, settings, certificates))
+        running = Running(address, parts.startup)
+        front = _front(server, settings, certificates, running, parts.load, stack)
+        counted = _counted(settings, parts.sources())
+        running.metrics_address = await stack.enter_async_context(counted)
         if embedded is not None:
             await stack.enter_async_context(embedded.running())
-        await stack.enter_async_context(verifier.refreshing())
+        await stack.enter_async_context(parts.verifier.refreshing())
         await server.start()
-        stack.push_async_callback(server.stop, settings.drain_seconds)
+        stack.push_async_callback(_stop, server, parts, boundary)
         if front is not None:
             await stack.enter_async_context(front)
-        stack.callback(_leave, readiness, parts.feed, settings.drain_seconds)
-        startup = _Startup(
-            settings, database, identities, ring, readiness, running, parts.background
-        )
-        running.failed = asyncio.create_task(startup.run())
+        running.failed = asyncio.create_task(parts.startup.run())
         stack.push_async_callback(_cancel, running.failed)
+        # Before what reads changes is cancelled: watches go on while calls are taken.
+        stack.push_async_callback(_leave, settings, parts, running.failed)
         yield running
 
 
-class _Startup:
-    """Brings the database up to date, checks the keys, and then keeps readiness true."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        database: Database,
-        identities: IdentityStore,
-        ring: KeyRing,
-        readiness: Readiness,
-        running: Running,
-        background: Callable[[], AbstractAsyncContextManager[None]],
-    ) -> None:
-        self._settings = settings
-        self._database = database
-        self._identities = identities
-        self._ring = ring
-        self._readiness = readiness
-        self._running = running
-        self._background = background
-        self._said = ""
-
-    async def run(self) -> None:
-        """Run until cancelled.
-
-        Raises:
-            SettingsError: the keys are not the database's.
-        """
-        while True:
-            if await self._prepared():
-                break
-            await asyncio.sleep(PROBE_SECONDS)
-        async with self._background():
-            self._readiness.serve()
-            self._running.ready.set()
-            await self._watch_over()
-
-    async def _watch_over(self) -> None:
-        failures = 0
-        while True:
-            await asyncio.sleep(PROBE_SECONDS)
-            failures = 0 if await self._probe() else failures + 1
-            if failures == PROBE_FAILURES_MAX:
-                log.warning("not_ready")
-
-    async def _prepared(self) -> bool:
-        try:
-            if self._settings.migrate == "auto":
-                for step in await migrate.apply(self._database):
-                    log.info("migrated", extra={"version": step.version, "step": step.name})
-            if not await self._schema_fits():
-                return False
-            await keys.check(self._identities, self._ring)
-            if self._settings.bootstrap_token:
-                await self._identities.create_account(BOOTSTRAP_ACCOUNT)
-                self._running.bootstrap = not await self._identities.any_token()
-        except migrate.SchemaError as error:
-            return self._not_ready("SCHEMA_UNKNOWN", str(error))
-        except errors.UnavailableError as error:
-            return self._not_ready("DATABASE_UNAVAILABLE", error.message)
-        return True
-
-    async def _schema_fits(self) -> bool:
-        missing = await migrate.missing(self._database)
-        if missing:
-            what = f"the database lacks schema version {missing[0].version:04}"
-            return self._not_ready("SCHEMA_BEHIND", f"{what}: run `trunkline migrate`")
-        return True
-
-    async def _probe(self) -> bool:
-        try:
-            async with asyncio.timeout(PROBE_SECONDS_MAX):
-                if not await self._schema_fits():
-                    return False
-        except migrate.SchemaError as error:
-            return self._not_ready("SCHEMA_UNKNOWN", str(error))
-        except (errors.UnavailableError, TimeoutError):
-            # Calls are still tried: they may fare better than the probe, and say why if not.
-            self._readiness.suspend(None)
-            return False
-        if not self._readiness.ready:
-            log.info("ready_again")
-            self._said = ""
-            self._readiness.serve()
-        return True
-
-    def _not_ready(self, reason: str, why: str) -> bool:
-        if why != self._said:
-            log.error("not_ready", extra={"reason": reason, "why": why})
-            self._said = why
-        self._readiness.suspend(
-            errors.UnavailableError(reason, f"the server is not ready: {why}", retry_seconds=1.0)
-        )
-        return False
-
-
-async def _open(settings: Settings, url: str, size: int) -> Database:
+async def _open(settings: Settings, url: str, size: int, *, traced: bool = True) -> Database:
     try:
-        return await Database.open(url, size, settings.database_statement_cache)
+        return await Database.open(
+            url,
+            size,
+            settings.database_statement_cache,
+            settings.database_wait_seconds,
+            traced=traced,
+        )
     except (ValueError, OSError):
         raise SettingsError("TRUNKLINE_DATABASE_URL: is not a URL that can be used") from None
-
-
-def _options() -> list[tuple[str, Any]]:
-    return [
-        ("grpc.so_reuseport", 0),  # else a second server takes the port without an error
-        ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
-        ("grpc.max_concurrent_streams", STREAMS_PER_CONNECTION_MAX),
-        ("grpc.max_metadata_size", METADATA_BYTES_MAX),
-    ]
 
 
 def _scopes() -> dict[str, str]:
@@ -256,8 +164,27 @@ class _Parts:
     """What answers calls, and what works beside it."""
 
     def __init__(
-        self, settings: Settings, database: Database, own: Database, ring: KeyRing, ids: Ulids
+        self,
+        settings: Settings,
+        database: Database,
+        own: Database,
+        aside: Database,
+        ring: KeyRing,
+        tracing: Tracing | None,
     ) -> None:
+        self._tracing = tracing
+        self.ends = 0.0
+        self.database, self.aside = database, aside
+        self.readiness, self.tally, self._ids = Readiness(), Tally(), Ulids()
+        self.calls = Gate(settings.calls_max, "calls")
+        self.streams = Gate(settings.streams_max, "streams")
+        watches = min(settings.streams_max, WATCHES_MAX)
+        self.load = Load(settings.calls_max, watches, tracing)
+        identities = IdentityStore(self.aside)
+        self.verifier = Verifier(identities, settings.bootstrap_token)
+        self.startup = Startup(
+            settings, self.aside, identities, ring, self.readiness, self._background
+        )
         catalogue = Catalogue(settings.codec_names())
         listens = settings.database_statement_cache > 0  # 0 says pgbouncer, which has no LISTEN
         reader = TrunkReader(catalogue.offer)
@@ -268,74 +195,57 @@ class _Parts:
             mutations, history, settings.idempotency_hours, settings.history_days
         )
         self.service = SipTrunkService(
-            TrunkStore(database, catalogue, ring, ids, mutations),
-            PhoneNumberStore(database, ring, ids, mutations),
+            TrunkStore(database, catalogue, ring, self._ids, mutations),
+            PhoneNumberStore(database, ring, self._ids, mutations),
             history,
             self.feed,
             Rules(catalogue),
         )
 
+    def boundary(self, *, names_clients: bool) -> Boundary:
+        """What is around each call."""
+        return Boundary(
+            self.verifier,
+            self.readiness,
+            _scopes(),
+            self._ids,
+            self.calls,
+            self.streams,
+            self.tally,
+            names_clients=names_clients,
+            tracing=self._tracing,
+        )
+
+    def sources(self) -> metrics.Sources:
+        """What there is to count."""
+        return metrics.Sources(
+            calls=self.tally,
+            requests=self.load.tally,
+            gates={
+                "call": self.calls,
+                "stream": self.streams,
+                "http_request": self.load.requests,
+                "http_watch": self.load.watches,
+            },
+            databases={"calls": self.database, "aside": self.aside},
+            readiness=self.readiness,
+            feed=self.feed,
+            lookups=lambda: self.verifier.lookups,
+        )
+
     @contextlib.asynccontextmanager
-    async def background(self) -> AsyncIterator[None]:
+    async def _background(self) -> AsyncIterator[None]:
         """What goes on beside the calls, once the schema is there."""
         async with self.feed.running(), self._housekeeping.running():
             yield
 
 
-def _add_services(
-    server: grpc.aio.Server, settings: Settings, parts: _Parts, readiness: Readiness
-) -> None:
+def _add_services(server: grpc.aio.Server, settings: Settings, parts: _Parts) -> None:
     sip_trunk_service_pb2_grpc.add_SipTrunkServiceServicer_to_server(parts.service, server)
-    health_pb2_grpc.add_HealthServicer_to_server(HealthService(readiness), server)
+    health_pb2_grpc.add_HealthServicer_to_server(HealthService(parts.readiness), server)
     if settings.reflection:
         files = (sip_trunk_service_pb2.DESCRIPTOR, health_pb2.DESCRIPTOR)
         reflection.add(server, [s.full_name for f in files for s in f.services_by_name.values()])
-
-
-@contextlib.contextmanager
-def _bound(
-    server: grpc.aio.Server, settings: Settings, certificates: tls.Certificates | None
-) -> Iterator[str]:
-    """Bind the gRPC server to all its addresses while the block runs; the first of them."""
-    with contextlib.ExitStack() as stack:
-        address = settings.grpc_address
-        if address.startswith("unix:"):
-            path = Path(address.removeprefix("unix:").removeprefix("//"))
-            stack.enter_context(_bound_socket(server, path))
-        else:
-            address = f"{address.rpartition(':')[0]}:{_bind(server, address, certificates)}"
-        if settings.grpc_socket:
-            stack.enter_context(_bound_socket(server, Path(settings.grpc_socket)))
-        yield address
-
-
-def _bind(
-    server: grpc.aio.Server, address: str, certificates: tls.Certificates | None = None
-) -> int:
-    try:
-        if certificates is not None:
-            port = server.add_secure_port(address, certificates.server_credentials())
-        else:
-            port = server.add_insecure_port(address)
-    except RuntimeError:
-        port = 0
-    if not port:
-        raise OSError(
-            f"{address} can't be listened on: another server has it, or this machine has no such"
-            " address"
-        )
-    if certificates is None and not config.is_loopback(address):
-        log.warning("plaintext", extra={"address": address})
-    return port
-
-
-@contextlib.contextmanager
-def _bound_socket(server: grpc.aio.Server, path: Path) -> Iterator[None]:
-    """A UNIX socket is plaintext always: who may connect is a matter of its mode."""
-    with sockets.claimed(path):
-        with sockets.mode_0660():
-            _bind(server, f"unix:{path}")
-        yield
 
 
 def _front(
@@ -343,6 +253,7 @@ def _front(
     settings: Settings,
     certificates: tls.Certificates | None,
     running: Running,
+    load: Load,
     stack: contextlib.AsyncExitStack,
 ) -> AbstractAsyncContextManager[None] | None:
     """The HTTP gateway, bound but not yet serving; None without one."""
@@ -350,21 +261,99 @@ def _front(
         return None
     private = stack.enter_context(tempfile.TemporaryDirectory(prefix="trunkline-"))
     server.add_insecure_port(f"unix:{private}/grpc")
-    listener = stack.enter_context(http.bound(settings.http_address))
+    listener = stack.enter_context(_listener(settings, certificates))
     running.http_address = http.address_of(listener)
-    return http.serving(
-        listener,
-        f"unix:{private}/grpc",
-        settings.cors_origins(),
-        settings.drain_seconds,
-        context=certificates.context() if certificates else None,
-    )
+    context = certificates.context() if certificates else None
+    return http.serving(listener, f"unix:{private}/grpc", settings, load, context=context)
 
 
-def _leave(readiness: Readiness, feed: Feed, seconds: int) -> None:
-    log.info("draining", extra={"seconds_max": seconds})
-    readiness.drain()
-    feed.end(
+@contextlib.asynccontextmanager
+async def fronting(
+    settings: Settings, target: str, tracing: Tracing | None = None
+) -> AsyncIterator[tuple[str, str]]:
+    """The gateway alone, of a service elsewhere: where it answers, and where its metrics are.
+
+    Args:
+        settings: of the gateway.
+        target: the service's address.
+        tracing: as for `serving`.
+
+    Raises:
+        SettingsError: the settings can't work together, or a certificate can't be used.
+        OSError: an address can't be bound.
+    """
+    if faults := config.plaintext_faults(settings, "http_address"):
+        raise SettingsError("\n".join(faults))
+    credentials = tls.channel_credentials(settings, target)
+    load = Load(settings.calls_max, min(settings.streams_max, WATCHES_MAX), tracing)
+    gates = {"http_request": load.requests, "http_watch": load.watches}
+    sources = metrics.Sources(requests=load.tally, gates=gates)
+    async with contextlib.AsyncExitStack() as stack:
+        certificates = await stack.enter_async_context(tls.certificates(settings))
+        context = certificates.context() if certificates else None
+        listener = stack.enter_context(_listener(settings, certificates))
+        counted = await stack.enter_async_context(_counted(settings, sources))
+        await stack.enter_async_context(
+            http.serving(listener, target, settings, load, context=context, credentials=credentials)
+        )
+        try:
+            yield http.address_of(listener), counted
+        finally:
+            _say_draining(settings)
+            load.draining = True
+            await asyncio.sleep(settings.drain_delay_seconds)
+
+
+@contextlib.contextmanager
+def _listener(settings: Settings, certificates: tls.Certificates | None) -> Iterator[socket.socket]:
+    with http.bound(settings.http_address) as listener:
+        if certificates is None:
+            listeners.warn_of_plaintext(settings.http_address)
+        yield listener
+
+
+@contextlib.asynccontextmanager
+async def _counted(settings: Settings, sources: metrics.Sources) -> AsyncIterator[str]:
+    """Answer for metrics, where that is wanted, from the start to the very end; at what address."""
+    if not settings.metrics_address:
+        yield ""
+        return
+    with http.bound(settings.metrics_address) as listener:
+        app = metrics.application(sources)
+        async with http.running(app, listener, metrics.PARTING_SECONDS_MAX):
+            yield http.address_of(listener)
+
+
+def _say_draining(settings: Settings) -> None:
+    seconds = {"delay_seconds": settings.drain_delay_seconds, "seconds_max": settings.drain_seconds}
+    log.info("draining", extra=seconds)
+
+
+async def _close(*databases: Database) -> None:
+    await asyncio.gather(*(database.close() for database in databases))
+
+
+async def _stop(server: grpc.aio.Server, parts: _Parts, boundary: Boundary) -> None:
+    """End the calls under way; what HTTP requests have had of their time, calls have had too.
+
+    Streams that clients begin anew once they end are ended when that has become impossible.
+    """
+    left = max(0.0, parts.ends - asyncio.get_running_loop().time())
+    stopping = asyncio.create_task(server.stop(left))
+    await asyncio.wait((stopping,), timeout=GOAWAY_SECONDS)
+    parts.readiness.leave()
+    boundary.part()
+    await stopping
+
+
+async def _leave(settings: Settings, parts: _Parts, work: "asyncio.Task[None]") -> None:
+    """Say that the server is about to end, give those who look time to see it, end the streams."""
+    _say_draining(settings)
+    parts.readiness.drain()
+    parts.load.draining = True
+    await asyncio.wait((work,), timeout=settings.drain_delay_seconds)
+    parts.ends = asyncio.get_running_loop().time() + settings.drain_seconds
+    parts.feed.end(
         errors.UnavailableError(
             "DRAINING", "the server is about to end: go on at another one", retry_seconds=0.1
         )

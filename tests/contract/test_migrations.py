@@ -8,15 +8,17 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from siptrunk.v1 import sip_trunk_service_pb2 as pb
 from tests.conftest import running
-from tests.support import TOKEN, Refusal, connected, refused, settings
+from tests.support import TOKEN, Refusal, connected, refused, settings, update, userpass
 from trunkline import migrate
 from trunkline.migrate import SchemaError
 from trunkline.server import serving
+from trunkline.startup import PROBE_SECONDS
 from trunkline.store.database import Database
 
 SERVERS = 6
 STATES_SECONDS_MAX = 30
 POLL_SECONDS = 0.05
+PROBES_SECONDS = 3 * PROBE_SECONDS
 _HEALTH = health_pb2.HealthCheckResponse
 
 
@@ -131,7 +133,7 @@ async def test_servers_that_start_together_on_an_empty_database_are_all_ready(
         connected(other.grpc_address) as peer,
         asyncio.timeout(STATES_SECONDS_MAX),
     ):
-        await asyncio.gather(one.ready.wait(), other.ready.wait())
+        await asyncio.gather(one.startup.ready.wait(), other.startup.ready.wait())
         assert not (await stub.ListSipTrunks(pb.ListSipTrunksRequest())).sip_trunks
         assert not (await peer.ListSipTrunks(pb.ListSipTrunksRequest())).sip_trunks
 
@@ -174,6 +176,45 @@ async def test_version_with_other_contents_is_refused_by_number(database: str, a
     await store.close()
 
 
+@pytest.mark.parametrize("act", [migrate.missing, migrate.apply])
+async def test_newer_schema_that_lets_this_version_go_on_is_taken(database: str, act: Any) -> None:
+    newest = migrate.known()[-1].version
+    newer = (
+        "INSERT INTO schema_migrations (version, name, sha256, oldest) VALUES ({}, 'new', '', {})"
+    )
+    await execute(database, newer.format(9998, newest))
+    store = await opened(database)
+    assert await act(store) == []
+    await execute(database, newer.format(9999, newest + 1))
+    with pytest.raises(SchemaError, match=f"9999, this server knows up to {newest:04}"):
+        await act(store)
+    await store.close()
+
+
+async def test_server_goes_on_while_a_schema_that_lets_it_is_made(database: str) -> None:
+    newest = migrate.known()[-1].version
+    async with running(database) as service, connected(service.grpc_address) as stub:
+        made = await stub.CreateSipTrunk(pb.CreateSipTrunkRequest(sip_trunk=userpass()))
+        await execute(
+            database,
+            "ALTER TABLE trunks ADD COLUMN of_a_later_version text NOT NULL DEFAULT 'kept';"
+            "INSERT INTO schema_migrations (version, name, sha256, oldest)"
+            f" VALUES (9999, 'new', '', {newest})",
+        )
+        await asyncio.sleep(PROBES_SECONDS)
+        changed = await stub.UpdateSipTrunk(update(made.id, "is_active", is_active=False))
+        assert not changed.is_active
+        assert await health(service.grpc_address, "") == _HEALTH.SERVING
+        revert = pb.RevertSipTrunkRequest(trunk_id=made.id, revision=1)
+        assert (await stub.RevertSipTrunk(revert)).is_active
+
+
+def test_migration_says_which_servers_may_go_on() -> None:
+    said = "-- Oldest schema version whose servers may go on: 0003.\nSELECT 1;"
+    assert migrate.Migration(7, "additive", said).oldest == 3
+    assert migrate.Migration(7, "other", "SELECT 1;").oldest == 7
+
+
 @pytest.mark.parametrize("mode", ["auto", "off"])
 async def test_server_on_a_newer_schema_is_not_ready_and_says_why(database: str, mode: str) -> None:
     await execute(
@@ -189,7 +230,7 @@ async def test_server_on_a_newer_schema_is_not_ready_and_says_why(database: str,
         assert "run a newer server" in error.message
         assert await health(service.grpc_address, "") == _HEALTH.NOT_SERVING
         assert await health(service.grpc_address, "liveness") == _HEALTH.SERVING
-        assert not service.ready.is_set()
+        assert not service.startup.ready.is_set()
 
 
 async def test_server_that_may_not_migrate_waits_and_is_ready_once_somebody_does(
@@ -209,7 +250,7 @@ async def test_server_that_may_not_migrate_waits_and_is_ready_once_somebody_does
         await migrate.apply(database)
         await database.close()
         async with asyncio.timeout(STATES_SECONDS_MAX):
-            await service.ready.wait()
+            await service.startup.ready.wait()
         for name in ("", "siptrunk.v1.SipTrunkService"):
             assert await health(service.grpc_address, name) == _HEALTH.SERVING
         assert not (await stub.ListSipTrunks(pb.ListSipTrunksRequest())).sip_trunks

@@ -9,7 +9,9 @@ from typing import Any
 import grpc
 
 from tests.http.clients import client
+from trunkline.config import Settings
 from trunkline.gateway import http as gateway
+from trunkline.gateway.edge import Load
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,8 @@ async def relayed(target: str) -> AsyncIterator[tuple[Relay, Any]]:
         await server.start()
         try:
             with gateway.bound("127.0.0.1:0") as listener:
-                front = gateway.serving(listener, relay.address, [], 1)
+                load = Load(100, 100)
+                front = gateway.serving(listener, relay.address, Settings(drain_seconds=1), load)
                 async with front, client(gateway.address_of(listener)) as made:
                     yield relay, made
         finally:

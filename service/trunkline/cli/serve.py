@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import contextlib
 import os
 import secrets
 import shlex
@@ -13,10 +12,9 @@ from pathlib import Path
 
 import uvloop
 
-from trunkline import config, logs, tls
+from trunkline import config, logs, tracing
 from trunkline.config import Settings, SettingsError
-from trunkline.gateway import http
-from trunkline.server import Running, serving
+from trunkline.server import Running, fronting, serving
 
 TOKEN_FILE = "token"  # noqa: S105 - a file's name
 _FIRST_TRUNK = (
@@ -62,22 +60,10 @@ def try_flags(
 
 async def _gateway(settings: Settings, target: str) -> int:
     stop = _stop_on_signals()
-    if faults := config.plaintext_faults(settings, "http_address"):
-        raise SettingsError("\n".join(faults))
-    credentials = tls.channel_credentials(settings, target)
-    async with contextlib.AsyncExitStack() as stack:
-        certificates = await stack.enter_async_context(tls.certificates(settings))
-        listener = stack.enter_context(http.bound(settings.http_address))
-        front = http.serving(
-            listener,
-            target,
-            settings.cors_origins(),
-            settings.drain_seconds,
-            context=certificates.context() if certificates else None,
-            credentials=credentials,
-        )
-        await stack.enter_async_context(front)
-        print(f"trunkline ready http={http.address_of(listener)}", flush=True)
+    async with tracing.running() as traces, fronting(settings, target, traces) as addresses:
+        front, counts = addresses
+        told = f" metrics={counts}" if counts else ""
+        print(f"trunkline ready http={front}{told}", flush=True)
         await stop.wait()
     return 0
 
@@ -98,9 +84,9 @@ def _stop_on_signals() -> asyncio.Event:
 
 async def _serve(settings: Settings, *, hints: bool) -> int:
     stop = _stop_on_signals()
-    async with serving(settings) as running:
+    async with tracing.running() as traces, serving(settings, traces) as running:
         stopping = asyncio.create_task(stop.wait())
-        ready = asyncio.create_task(running.ready.wait())
+        ready = asyncio.create_task(running.startup.ready.wait())
         try:
             await asyncio.wait(
                 (stopping, ready, running.failed), return_when=asyncio.FIRST_COMPLETED
@@ -120,13 +106,14 @@ def _announce(settings: Settings, running: Running, *, hints: bool) -> None:
     if hints:
         print("\n" + "\n\n".join(_hints(settings, running)) + "\n")
     front = f" http={running.http_address}" if running.http_address else ""
-    print(f"trunkline ready grpc={running.grpc_address}{front}", flush=True)
+    counts = f" metrics={running.metrics_address}" if running.metrics_address else ""
+    print(f"trunkline ready grpc={running.grpc_address}{front}{counts}", flush=True)
 
 
 def _hints(settings: Settings, running: Running) -> Iterator[str]:
     """First calls, as they can be pasted into a shell in this directory."""
     path = Path(settings.data_dir) / TOKEN_FILE
-    acts = running.bootstrap and path.exists()
+    acts = running.startup.bootstrap and path.exists()
     acts = acts and path.read_text("utf-8").strip() == settings.bootstrap_token
     token = shlex.quote(str(path)) if acts else "FILE-WITH-A-TOKEN"
     bearer = f'-H "authorization: Bearer $(cat {token})"'

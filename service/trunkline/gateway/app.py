@@ -2,11 +2,7 @@
 
 import asyncio
 import contextlib
-import json
-import logging
 import math
-import re
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -19,28 +15,26 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Match, Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Scope
 
+from trunkline import tracing
 from trunkline.gateway import docs, handlers, problems, replies, requests, routes, upstream
-from trunkline.logs import frames
-from trunkline.ulids import Ulids
-
-log = logging.getLogger("trunkline.http")
+from trunkline.gateway.edge import ROUTE, Edge, Load, response
 
 BODY_BYTES_MAX = 1 << 20
-HEADERS_MAX = 100
-HEADER_BYTES_MAX = 32 << 10
+BODY_SECONDS_MAX = 20.0
 SECONDS_DEFAULT = 30.0
 SECONDS_MAX = 300.0
 GZIP_BYTES_MIN = 1000
 TIMEOUT_HEADER = "x-request-timeout"
-_REQUEST_ID = re.compile(r"[!-~]{1,128}", re.ASCII)
-_QUIET = {"/healthz", "/readyz"}
 _EXPOSED = ["ETag", "Link", "Retry-After", replies.CHANGED_FIELDS, "X-Request-Id"]
 
 
 def application(
-    service: upstream.Service, ready: Callable[[], Awaitable[bool]], origins: Sequence[str]
+    service: upstream.Service,
+    ready: Callable[[], Awaitable[bool]],
+    origins: Sequence[str],
+    load: Load,
 ) -> ASGIApp:
     """Make the application.
 
@@ -48,6 +42,7 @@ def application(
         service: the gRPC service.
         ready: whether that service is ready.
         origins: that browsers may call from (CORS); none for no CORS.
+        load: what is under way.
     """
     table: dict[str, dict[str, routes.Binding]] = {}
     for binding in routes.bindings():
@@ -57,7 +52,7 @@ def application(
         _Verb(path, _endpoint(service, verbs), methods=[*verbs, "OPTIONS"])
         for path, verbs in sorted(table.items(), key=lambda item: ":" not in item[0])
     ]
-    found += [Route("/healthz", _healthz), Route("/readyz", _readyz(ready)), *docs.ROUTES]
+    found += [_Verb("/healthz", _healthz), _Verb("/readyz", _readyz(ready)), *docs.ROUTES]
     middleware = [Middleware(GZipMiddleware, minimum_size=GZIP_BYTES_MIN)]
     if origins:
         cors = Middleware(
@@ -78,7 +73,7 @@ def application(
         },
     )
     app.router.redirect_slashes = False
-    return _Edge(app)
+    return Edge(app, load)
 
 
 class _Verb(Route):
@@ -86,6 +81,7 @@ class _Verb(Route):
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         found, child = super().matches(scope)
+        child[ROUTE] = self.path
         own = ":" in self.path and found is Match.PARTIAL
         return (Match.FULL if own else found), child
 
@@ -106,7 +102,7 @@ def _endpoint(
             try:
                 if binding.changes:
                     client.intent = requests.intent(request, binding.query)
-                body = await _bounded_body(request)
+                body = await _body(request)
                 request._body = body  # noqa: SLF001 - Starlette's own cache of the body
                 return await _unless_gone(request, handler(request, client), seconds)
             except problems.ProblemError:
@@ -144,6 +140,16 @@ async def _gone(request: Request) -> None:
         pass
 
 
+async def _body(request: Request) -> bytes:
+    try:
+        async with asyncio.timeout(BODY_SECONDS_MAX):
+            return await _bounded_body(request)
+    except TimeoutError:
+        raise problems.ProblemError(
+            408, "BODY_TOO_SLOW", f"the body took more than {BODY_SECONDS_MAX:.0f} s to come"
+        ) from None
+
+
 async def _bounded_body(request: Request) -> bytes:
     too_large = problems.ProblemError(
         413, "BODY_TOO_LARGE", f"the body is larger than {BODY_BYTES_MAX} bytes"
@@ -175,11 +181,12 @@ def _seconds(request: Request) -> float:
 
 
 def _carried(request: Request) -> list[tuple[str, str]]:
-    sent = [
-        (name, request.headers.get(name)) for name in upstream.CARRIED if name != "x-request-id"
-    ]
+    span = request.state.span
     found = [("x-request-id", request.state.request_id)]
-    for name, value in sent:
+    if span is not None:
+        found += span.carried()
+    names = [n for n in upstream.CARRIED if span is None or n not in tracing.CARRIED]
+    for name, value in ((name, request.headers.get(name)) for name in names):
         if value is None:
             continue
         if not value.isascii() or not value.isprintable():
@@ -208,15 +215,10 @@ _RETRY = {"Retry-After": "1"}
 
 async def _problem(_: Request, error: Exception) -> Response:
     assert isinstance(error, problems.ProblemError)
-    return Response(
-        json.dumps(error.body, ensure_ascii=False).encode(),
-        error.status,
-        error.headers,
-        "application/json",
-    )
+    return response(error)
 
 
-async def _http_fault(request: Request, error: Exception) -> Response:
+async def _http_fault(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     known = {
         404: ("ROUTE_NOT_FOUND", "there is nothing at this path"),
@@ -226,90 +228,9 @@ async def _http_fault(request: Request, error: Exception) -> Response:
     fault = problems.ProblemError(
         error.status_code, reason, message, headers=dict(error.headers or {})
     )
-    return await _problem(request, fault)
+    return response(fault)
 
 
 async def _failed(request: Request, _: Exception) -> Response:
     what = f"the service failed; its log has the request id {request.state.request_id}"
-    return await _problem(request, problems.ProblemError(500, "INTERNAL", what))
-
-
-def _header_fault(headers: Sequence[tuple[bytes, bytes]]) -> problems.ProblemError | None:
-    if len(headers) > HEADERS_MAX:
-        return problems.ProblemError(431, "TOO_MANY_HEADERS", "too many header fields")
-    # The parser's own limit does not see a header that has come in one piece.
-    if sum(len(name) + len(value) for name, value in headers) > HEADER_BYTES_MAX:
-        return problems.ProblemError(431, "HEADER_TOO_LARGE", "the header fields are too large")
-    return None
-
-
-class _Edge:
-    """What is outermost: ids, header limits, trailing slashes, unknown errors, the log line."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-        self._ids = Ulids()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return
-        started, status = time.perf_counter(), 499
-        request_id = self._request_id(scope)
-        scope.setdefault("state", {})["request_id"] = request_id
-        path = scope["path"]
-        if len(path) > 1:
-            scope["path"] = path.rstrip("/") or "/"
-
-        async def tagged(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                message["headers"] = [
-                    *message["headers"],
-                    (b"x-request-id", request_id.encode()),
-                ]
-            await send(message)
-
-        try:
-            fault = _header_fault(scope["headers"])
-            if fault:
-                await (await _problem(Request(scope), fault))(scope, receive, tagged)
-            else:
-                await self._app(scope, receive, tagged)
-        except ClientDisconnect:
-            pass
-        except Exception as error:
-            log.error(
-                "failed",
-                extra={
-                    "request_id": request_id,
-                    "error_class": type(error).__name__,
-                    "frames": frames(error),
-                },
-            )
-            if status != 500:
-                raise  # the answer has begun: cutting the connection is all that can be said
-        finally:
-            self._log(scope, path, status, started, request_id)
-
-    def _log(self, scope: Scope, path: str, status: int, started: float, request_id: str) -> None:
-        log.log(
-            logging.DEBUG if path in _QUIET else logging.INFO,
-            "request",
-            extra={
-                "method": scope["method"],
-                "path": ascii(path[:200])[1:-1],
-                "status": status,
-                "ms": round((time.perf_counter() - started) * 1000, 2),
-                "request_id": request_id,
-                "peer": ":".join(str(part) for part in scope.get("client") or ()),
-            },
-        )
-
-    def _request_id(self, scope: Scope) -> str:
-        for name, value in scope["headers"]:
-            if name == b"x-request-id":
-                text = value.decode("latin-1")
-                if _REQUEST_ID.fullmatch(text):
-                    return str(text)
-        return self._ids.new()
+    return response(problems.ProblemError(500, "INTERNAL", what))

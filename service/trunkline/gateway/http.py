@@ -5,17 +5,20 @@ import contextlib
 import logging
 import socket
 import ssl
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import grpc
 import uvicorn
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from trunkline import tls
+from trunkline.config import Settings
 from trunkline.gateway import upstream
 from trunkline.gateway.app import application
+from trunkline.gateway.edge import Load
 
 log = logging.getLogger("trunkline.http")
 
@@ -72,6 +75,7 @@ def bound(address: str) -> Iterator[socket.socket]:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             made.bind((host, int(port)))
+            made.listen(BACKLOG_MAX)  # SO_REUSEADDR lets two bind; listening, one is alone
         except OSError:
             raise OSError(
                 f"{address} can't be listened on: another server has it, or this machine has no"
@@ -87,22 +91,66 @@ def address_of(bound_socket: socket.socket) -> str:
 
 
 @contextlib.asynccontextmanager
+async def running(
+    app: ASGIApp,
+    listener: socket.socket,
+    drain_seconds: int = 1,
+    context: ssl.SSLContext | None = None,
+) -> AsyncIterator[None]:
+    """Answer HTTP on a bound socket while the block runs.
+
+    Args:
+        app: what answers.
+        listener: the socket.
+        drain_seconds: how long requests under way may take to finish after it.
+        context: for HTTPS; without it, HTTP.
+    """
+    config = uvicorn.Config(
+        app,
+        http=_SecureProtocol if context else H11Protocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        backlog=BACKLOG_MAX,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=drain_seconds,
+        h11_max_incomplete_event_size=HEADER_BYTES_MAX,
+    )
+    config.load()
+    # Not by a setting of uvicorn's: those name files, which it reads once.
+    config.ssl = context
+    server = _Server(config)
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    while not server.started and not task.done():  # noqa: ASYNC110 - uvicorn has no event
+        await asyncio.sleep(0.01)
+    if task.done():
+        await task
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await task
+
+
+@contextlib.asynccontextmanager
 async def serving(
     listener: socket.socket,
     target: str,
-    origins: Sequence[str],
-    drain_seconds: int,
+    settings: Settings,
+    load: Load,
     *,
     context: ssl.SSLContext | None = None,
     credentials: grpc.ChannelCredentials | None = None,
 ) -> AsyncIterator[None]:
-    """Answer HTTP on a socket while the block runs; requests under way finish after it.
+    """Answer the HTTP form on a socket while the block runs; requests under way finish after it.
 
     Args:
         listener: a bound socket.
         target: the gRPC service's address.
-        origins: that browsers may call from.
-        drain_seconds: how long requests under way may take to finish.
+        settings: the origins that browsers may call from, and how long draining may take.
+        load: what is under way.
         context: for HTTPS; without it, HTTP.
         credentials: what the gRPC service is called with; without them, in plaintext.
     """
@@ -111,39 +159,20 @@ async def serving(
         upstream.connected(target, credentials) as watches,
     ):
         service = upstream.Service(upstream.stub(channel), upstream.stub(watches))
-        app = application(service, _readiness(channel), origins)
-        config = uvicorn.Config(
-            app,
-            http=_SecureProtocol if context else H11Protocol,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            backlog=BACKLOG_MAX,
-            timeout_keep_alive=KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=drain_seconds,
-            h11_max_incomplete_event_size=HEADER_BYTES_MAX,
-        )
-        config.load()
-        # Not by a setting of uvicorn's: those name files, which it reads once.
-        config.ssl = context
-        server = _Server(config)
-        task = asyncio.create_task(server.serve(sockets=[listener]))
-        while not server.started and not task.done():  # noqa: ASYNC110 - uvicorn has no event
-            await asyncio.sleep(0.01)
-        try:
-            yield
-        finally:
-            service.leaving.set()
-            server.should_exit = True
-            await task
+        app = application(service, _readiness(channel, load), settings.cors_origins(), load)
+        async with running(app, listener, settings.drain_seconds, context):
+            try:
+                yield
+            finally:
+                service.leaving.set()
 
 
-def _readiness(channel: grpc.aio.Channel) -> "upstream.Ready":
+def _readiness(channel: grpc.aio.Channel, load: Load) -> "upstream.Ready":
     stub = health_pb2_grpc.HealthStub(channel)
 
     async def ready() -> bool:
+        if load.draining:
+            return False
         try:
             answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=PROBE_SECONDS_MAX)
         except grpc.aio.AioRpcError:

@@ -127,6 +127,8 @@ def problem(error: grpc.aio.AioRpcError, *, from_header: bool = False) -> Proble
                 for v in bad.field_violations
             ]
         )
+    if code == "CANCELLED":
+        code = "UNAVAILABLE"  # by a service that ends: nobody here has done it
     status = 410 if reason in _GONE else STATUSES.get(code, 500)
     if reason == "ETAG_MISMATCH" and from_header:
         status = 412

@@ -17,7 +17,8 @@ PhoneNumber = phone_number_pb2.PhoneNumber
 Ready = Callable[[], Awaitable[bool]]
 Numbers = tuple[list[PhoneNumber], bool]
 
-CARRIED = ("authorization", "x-request-id", "traceparent", "tracestate")
+CARRIED = ("authorization", "traceparent", "tracestate")
+"""Headers that are handed on; those of a trace unless the gateway has a span of its own."""
 CHANGED_FIELDS_KEY = "x-changed-fields"
 MESSAGE_BYTES_MAX = 8 << 20
 
