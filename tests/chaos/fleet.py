@@ -17,6 +17,8 @@ from tests.support import KEYS, SEEN, Recorder, Stub
 
 RECONNECT_MS = 50
 RECONNECT_MS_MAX = 300
+CONNECT_MS_MAX = 5000
+"""Called the least backoff by grpc, it is also the time that a connection has to be made."""
 _SETTINGS = {"secret_keys": KEYS, "log_level": "warning", "drain_seconds": "2"}
 
 
@@ -86,7 +88,7 @@ async def reaching(address: str, token: str) -> AsyncIterator[Any]:
     options = [
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.initial_reconnect_backoff_ms", RECONNECT_MS),
-        ("grpc.min_reconnect_backoff_ms", RECONNECT_MS),
+        ("grpc.min_reconnect_backoff_ms", CONNECT_MS_MAX),
         ("grpc.max_reconnect_backoff_ms", RECONNECT_MS_MAX),
     ]
     async with grpc.aio.insecure_channel(

@@ -166,12 +166,13 @@ class FeedStore:
             hint()
 
         async with self._own.connection() as connection:
-            row = await connection.fetchrow(_EPOCH)
+            row = await connection.fetchrow(_EPOCH, timeout=SECONDS_MAX)
             assert row is not None
             text = "/".join(str(part) for part in row)
             epoch = hashlib.blake2b(text.encode(), digest_size=8, person=b"trunkline feed").digest()
             if self._listens:
-                await connection.add_listener(CHANNEL, on_notification)
+                async with asyncio.timeout(SECONDS_MAX):
+                    await connection.add_listener(CHANNEL, on_notification)
             try:
                 yield FeedSession(connection, epoch)
             finally:

@@ -172,9 +172,11 @@ class Mutations:
             InvalidError: the request_id was another request's.
             ConflictError: whether it was is not known.
         """
+        # The lock makes this commit wait for a synchronous standby, as the call may not have: one
+        # that was cut short is committed here alone, and to answer a retry is to acknowledge it.
         row = await self._database.row(
             "SELECT fingerprint, key_id, answer FROM requests"
-            " WHERE account_id = $1 AND method = $2 AND request_id = $3",
+            " WHERE account_id = $1 AND method = $2 AND request_id = $3 FOR SHARE",
             mutation.account_id,
             mutation.method,
             mutation.request_id,
