@@ -9,6 +9,7 @@ from google.protobuf import message_factory
 from siptrunk.v1 import sip_trunk_service_pb2
 from tests.support import TOKEN, refusal
 from trunkline import config, errors
+from trunkline.cli.limits import LIMITS
 from trunkline.cli.main import main
 
 SERVICE = sip_trunk_service_pb2.DESCRIPTOR.services_by_name["SipTrunkService"]
@@ -92,7 +93,13 @@ def test_config_lists_every_setting_with_its_value_source_and_meaning(
             f"    {config.flag(f.name)}; from default",
             f"    {f.metadata['meaning']}",
         ]
-    assert lines == expected
+    end = lines.index("")
+    assert lines[:end] == expected
+    assert lines[end + 1] == "Limits that are not settings:"
+    told = [
+        line for limit in LIMITS for line in (f"{limit.name}={limit.value}", f"    {limit.meaning}")
+    ]
+    assert lines[end + 2 :] == told
 
 
 @pytest.mark.usefixtures("_no_settings")

@@ -203,11 +203,11 @@ async def test_a_command_that_cannot_work_says_why(
     assert not usage or usage[0].startswith("usage: trunkline")
 
 
-async def test_a_database_that_cannot_be_reached_is_one_line(served: Server) -> None:
+async def test_a_database_that_cannot_be_reached_is_said_and_why(served: Server) -> None:
     url = "postgresql://nobody:fake-secret-word@127.0.0.1:1/nothing"
     done = await command("accounts", "list", database_url=url)
     assert (done.code, done.out) == (1, "")
-    assert len(done.err.splitlines()) == 1
+    assert len(done.err.splitlines()) == 2
     assert "database" in done.err
     assert "fake-secret-word" not in done.err
 

@@ -1,9 +1,10 @@
 """`trunkline watch` and `trunkline history`: changes as a person reads them."""
 
 import argparse
+import asyncio
+import contextlib
 import json
 import sys
-import time
 from collections.abc import Iterator
 from datetime import UTC
 from typing import Any
@@ -25,7 +26,12 @@ RETRY_SECONDS = 1.0
 RETRIES_MAX = 30
 """In a row, without a response between them."""
 NUMBERS_SHOWN_MAX = 10
-_AGAIN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
+# CANCELLED: what comes just as a server ends may end so.
+_AGAIN = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.CANCELLED,
+)
 _NUMBERS = "phone_numbers"
 
 
@@ -41,26 +47,38 @@ def watch(settings: Settings, parsed: argparse.Namespace) -> int:
         filter=parsed.filter or "",
         all_accounts=parsed.all_accounts,
     )
-    retries = 0
-    while True:
-        try:
-            with remote.connected(settings) as stub:
-                for response in stub.WatchSipTrunks(request, metadata=metadata):
-                    retries = 0
-                    _tell(response, as_json=parsed.json)
-                    if response.resume_token:
-                        request.resume_token, request.initial_state = response.resume_token, False
-        except KeyboardInterrupt:
-            break
-        except grpc.RpcError as error:
-            again = _may_go_on(error) and bool(request.resume_token) and retries < RETRIES_MAX
-            if not again:
-                return remote.failed(error)
-        retries += 1
-        time.sleep(RETRY_SECONDS)
+    # Not a blocking stub: Ctrl-C may find it where it holds a lock that closing needs.
+    with contextlib.suppress(KeyboardInterrupt):
+        failure = asyncio.run(_follow(settings, request, metadata, as_json=parsed.json))
+        return remote.failed(failure)
     if request.resume_token:
         print(f"go on with: --resume {request.resume_token}", file=sys.stderr)
     return 0
+
+
+async def _follow(
+    settings: Settings,
+    request: pb.WatchSipTrunksRequest,
+    metadata: list[tuple[str, str]],
+    *,
+    as_json: bool,
+) -> grpc.aio.AioRpcError:
+    """Print until the stream can't go on, and keep in the request where it is; why it can't."""
+    retries = 0
+    while True:
+        try:
+            async with remote.following(settings) as stub:
+                async for response in stub.WatchSipTrunks(request, metadata=metadata):
+                    retries = 0
+                    _tell(response, as_json=as_json)
+                    if response.resume_token:
+                        request.resume_token, request.initial_state = response.resume_token, False
+        except grpc.aio.AioRpcError as error:
+            again = _may_go_on(error) and bool(request.resume_token) and retries < RETRIES_MAX
+            if not again:
+                return error
+        retries += 1
+        await asyncio.sleep(RETRY_SECONDS)
 
 
 def history(settings: Settings, parsed: argparse.Namespace) -> int:
@@ -90,8 +108,7 @@ def history(settings: Settings, parsed: argparse.Namespace) -> int:
     return 0
 
 
-def _may_go_on(error: grpc.RpcError) -> bool:
-    assert isinstance(error, grpc.Call)
+def _may_go_on(error: grpc.aio.AioRpcError) -> bool:
     if error.code() not in _AGAIN:
         return False
     info = error_details_pb2.ErrorInfo()

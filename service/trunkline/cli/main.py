@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from trunkline import config, tokens
-from trunkline.cli import admin, call, follow, secrets, serve
+from trunkline.cli import admin, call, follow, limits, probe, protos, secrets, serve
 from trunkline.config import Settings, SettingsError
 from trunkline.embedded import EmbeddedError
 from trunkline.errors import TrunklineError
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (EmbeddedError, SchemaError, OSError) as error:
         return _say(error, FAILED)
     except TrunklineError as error:
-        return _say(error.message, FAILED)
+        return _say(f"{error.message}\n{error.detail}".strip(), FAILED)
     except (KeyboardInterrupt, asyncio.CancelledError):
         return INTERRUPTED
 
@@ -54,6 +54,10 @@ def _show_config(settings: Settings, parsed: argparse.Namespace) -> int:
         print(f"{config.variable(f.name)}={shown}")
         print(f"    {config.flag(f.name)}; from {origins[f.name]}")
         print(f"    {f.metadata['meaning']}")
+    print("\nLimits that are not settings:")
+    for limit in limits.LIMITS:
+        print(f"{limit.name}={limit.value:.10g}")
+        print(f"    {limit.meaning}")
     return 0
 
 
@@ -97,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
         "--timeout", type=float, default=call.SECONDS, metavar="SECONDS", help="of the whole call"
     )
     _follow(commands)
+    _for_deployments(commands)
     _command(commands, "config", "print every setting, where its value is from", _show_config)
     return parser
 
@@ -125,6 +130,19 @@ def _follow(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         "--limit", type=int, default=follow.PAGE, metavar="N", help="the most revisions to print"
     )
     one.add_argument("--json", action="store_true", help="one line of JSON for each revision")
+
+
+def _for_deployments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    one = _command(commands, "probe", "ask a server whether it is healthy", probe.run)
+    one.add_argument(
+        "address", metavar="ADDRESS", nargs="?", help="HOST:PORT or unix:PATH; else as the settings"
+    )
+    one.add_argument("--service", default="", metavar="NAME", help="`liveness`; else readiness")
+    one.add_argument(
+        "--timeout", type=float, default=probe.SECONDS, metavar="SECONDS", help="of the answer"
+    )
+    one = _command(commands, "protos", "write the .proto files and the descriptor set", protos.run)
+    one.add_argument("directory", metavar="DIR", help="made where it is not there")
 
 
 def _accounts(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

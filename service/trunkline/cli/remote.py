@@ -2,8 +2,8 @@
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from trunkline import statuses, tls
 from trunkline.config import Settings
 
 USAGE = 2
+# A proxy for the web does not carry gRPC.
+OPTIONS = (("grpc.enable_http_proxy", 0),)
 FAILED = 1
 
 
@@ -38,6 +40,18 @@ def metadata(token_file: str | None) -> list[tuple[str, str]]:
     return [("authorization", f"Bearer {token}")] if token else []
 
 
+def channel(settings: Settings, address: str) -> grpc.Channel:
+    """A channel to the service at an address, for blocking calls.
+
+    Raises:
+        SettingsError: the files that TLS needs can't be used.
+    """
+    credentials = tls.channel_credentials(settings, address)
+    if credentials is None:
+        return grpc.insecure_channel(address, options=OPTIONS)
+    return grpc.secure_channel(address, credentials, options=OPTIONS)
+
+
 @contextmanager
 def connected(settings: Settings) -> Iterator[Any]:
     """A stub of the service that the settings name.
@@ -45,14 +59,21 @@ def connected(settings: Settings) -> Iterator[Any]:
     Raises:
         SettingsError: the files that TLS needs can't be used.
     """
+    with channel(settings, settings.grpc_address) as made:
+        yield sip_trunk_service_pb2_grpc.SipTrunkServiceStub(made)
+
+
+@asynccontextmanager
+async def following(settings: Settings) -> AsyncIterator[Any]:
+    """The same, for what goes on until it is interrupted."""
     address = settings.grpc_address
     credentials = tls.channel_credentials(settings, address)
-    with (
-        grpc.insecure_channel(address)
+    async with (
+        grpc.aio.insecure_channel(address, options=OPTIONS)
         if credentials is None
-        else grpc.secure_channel(address, credentials)
-    ) as channel:
-        yield sip_trunk_service_pb2_grpc.SipTrunkServiceStub(channel)
+        else grpc.aio.secure_channel(address, credentials, options=OPTIONS)
+    ) as made:
+        yield sip_trunk_service_pb2_grpc.SipTrunkServiceStub(made)
 
 
 def usage(what: object) -> int:
@@ -63,7 +84,7 @@ def usage(what: object) -> int:
 
 def failed(error: grpc.RpcError) -> int:
     """Say all that an error says."""
-    assert isinstance(error, grpc.Call)
+    assert isinstance(error, grpc.Call | grpc.aio.AioRpcError)
     print(f"{error.code().name}: {error.details()}", file=sys.stderr)
     for detail in details(error):
         _print_detail(detail)
@@ -72,7 +93,7 @@ def failed(error: grpc.RpcError) -> int:
 
 def details(error: grpc.RpcError) -> Iterator[Any]:
     """The details of an error."""
-    assert isinstance(error, grpc.Call)
+    assert isinstance(error, grpc.Call | grpc.aio.AioRpcError)
     for key, value in error.trailing_metadata() or ():
         if key == statuses.DETAILS_KEY and isinstance(value, bytes):
             yield from status_pb2.Status.FromString(value).details
