@@ -227,7 +227,7 @@ async def not_started(server: Server) -> Done:
 
 def postgres_pids(data: Path) -> list[int]:
     """The processes of a data directory's PostgreSQL: each has the cluster as working directory."""
-    return list(_pids_in((data / "pg").absolute()))
+    return list(_pids_in((data / "pg").resolve()))
 
 
 def _pids_in(directory: Path) -> Iterator[int]:
