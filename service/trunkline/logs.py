@@ -1,5 +1,7 @@
 """Log lines: one event each, with fields; JSON or `key=value`. Never a body, never a secret."""
 
+import asyncio
+import contextlib
 import json
 import logging
 import sys
@@ -11,6 +13,7 @@ LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("json", "text")
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 _FRAMES_MAX = 30
+LINES_HELD_MAX = 1000
 _encode = json.JSONEncoder(default=str).encode
 
 
@@ -21,7 +24,7 @@ def configure(level: str, form: str, stream: TextIO | None = None) -> None:
     """
     logging._srcfile = None  # noqa: SLF001 - what logging's documentation says to do
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    handler = logging.StreamHandler(stream or sys.stderr)
+    handler = _Handler(stream or sys.stderr)
     handler.setFormatter(_Formatter(as_json=form == "json"))
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -34,6 +37,42 @@ def frames(error: BaseException) -> list[str]:
     """Where an error came from, outermost first, without the values that it may carry."""
     stack = traceback.extract_tb(error.__traceback__)[-_FRAMES_MAX:]
     return [f"{f.filename}:{f.lineno} {f.name}" for f in stack]
+
+
+class _Handler(logging.Handler):
+    """Writes the lines of one turn of the event loop together, and what goes wrong at once.
+
+    A write lets other threads run before it comes back, which costs more than the line itself.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+        self._lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._lines.append(self.format(record))
+        except Exception:
+            self.handleError(record)
+            return
+        if record.levelno > logging.INFO or len(self._lines) >= LINES_HELD_MAX:
+            self.flush()
+        elif len(self._lines) == 1:
+            try:
+                asyncio.get_running_loop().call_soon(self.flush)
+            except RuntimeError:  # no loop in this thread
+                self.flush()
+
+    def flush(self) -> None:
+        """Write what is held."""
+        with self.lock or contextlib.nullcontext():
+            lines, self._lines = self._lines, []
+            if not lines:
+                return
+            with contextlib.suppress(OSError, ValueError):  # there is nowhere to say it
+                self._stream.write("\n".join([*lines, ""]))
+                self._stream.flush()
 
 
 class _Formatter(logging.Formatter):

@@ -1,0 +1,108 @@
+import asyncio
+import io
+import logging
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from trunkline import logs
+
+log = logging.getLogger("trunkline.test")
+
+
+class Writes(io.StringIO):
+    """A stream that keeps what each write had."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.each: list[str] = []
+
+    def write(self, text: str) -> int:
+        self.each.append(text)
+        return len(text)
+
+    def events(self) -> list[list[str]]:
+        """The events of each write."""
+        return [[line.split()[2] for line in text.splitlines()] for text in self.each]
+
+
+class Broken(io.StringIO):
+    """A stream whose other end has gone."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError
+
+
+@pytest.fixture
+def root() -> Iterator[None]:
+    """Puts the process's log back as it was."""
+    kept, root_log = logging.getLogger("trunkline"), logging.getLogger()
+    before = root_log.handlers[:], root_log.level, kept.level
+    yield
+    root_log.handlers[:] = before[0]
+    root_log.setLevel(before[1])
+    kept.setLevel(before[2])
+
+
+@pytest.mark.usefixtures("root")
+async def test_lines_of_a_turn_of_the_loop_are_one_write() -> None:
+    stream = Writes()
+    logs.configure("info", "text", stream)
+    log.info("a")
+    log.info("b")
+    assert stream.each == []
+    await asyncio.sleep(0)
+    log.info("c")
+    await asyncio.sleep(0)
+    assert stream.events() == [["event=a", "event=b"], ["event=c"]]
+    assert all(text.endswith("\n") for text in stream.each)
+
+
+@pytest.mark.usefixtures("root")
+@pytest.mark.parametrize("level", [logging.WARNING, logging.ERROR])
+async def test_what_goes_wrong_is_written_at_once_after_what_came_before(level: int) -> None:
+    stream = Writes()
+    logs.configure("info", "text", stream)
+    log.info("a")
+    log.log(level, "b")
+    assert stream.events() == [["event=a", "event=b"]]
+    await asyncio.sleep(0)
+    assert len(stream.each) == 1
+
+
+@pytest.mark.usefixtures("root")
+async def test_no_more_lines_are_held_than_may_be() -> None:
+    stream = Writes()
+    logs.configure("info", "text", stream)
+    for _ in range(logs.LINES_HELD_MAX):
+        log.info("a")
+    assert len(stream.events()[0]) == logs.LINES_HELD_MAX
+
+
+@pytest.mark.usefixtures("root")
+def test_line_without_a_loop_is_written_at_once() -> None:
+    stream = Writes()
+    logs.configure("info", "text", stream)
+    log.info("a")
+    assert stream.events() == [["event=a"]]
+
+
+@pytest.mark.usefixtures("root")
+async def test_lines_of_another_thread_are_written() -> None:
+    stream = Writes()
+    logs.configure("info", "text", stream)
+    log.info("a")
+    thread = threading.Thread(target=log.info, args=("b",))
+    thread.start()
+    thread.join()
+    await asyncio.sleep(0)
+    assert [event for write in stream.events() for event in write] == ["event=a", "event=b"]
+
+
+@pytest.mark.usefixtures("root")
+async def test_stream_that_is_gone_ends_nothing() -> None:
+    logs.configure("info", "text", Broken())
+    log.info("a")
+    await asyncio.sleep(0)
+    log.warning("b")
