@@ -30,6 +30,7 @@ class Call:
     request_id: str
     peer: str
     client_certificate: str | None = None
+    authorization: str | None = field(default=None, repr=False)
     started: float = field(default_factory=time.perf_counter)
     identity: Identity | None = None
     seconds_max: float = math.inf

@@ -205,13 +205,15 @@ class Boundary(grpc.aio.ServerInterceptor):
         return answer
 
     def _call(self, method: str, context: Any, *, known: bool = True) -> Call:
-        sent = _metadata(context, REQUEST_ID_KEY)
+        metadata = context.invocation_metadata() or ()  # made anew each time it is asked for
+        sent = _metadata(metadata, REQUEST_ID_KEY)
         if not sent or not _REQUEST_ID.fullmatch(sent):
             sent = self._ids.new()
         client = tls.client_name(context.auth_context()) if self._names_clients else None
         call = Call(method, sent, context.peer(), client)
+        call.authorization = _metadata(metadata, "authorization")
         if self._tracing is not None:
-            call.trace(self._tracing, _carried(context), known=known)
+            call.trace(self._tracing, _carried(metadata), known=known)
         return call
 
     def _end(self, call: Call, *, known: bool = True, endless: bool = False) -> None:
@@ -228,18 +230,18 @@ class Boundary(grpc.aio.ServerInterceptor):
     async def _admit(self, call: Call, request: Any, context: Any) -> None:
         if not call.method.startswith(_OPEN_SERVICES):
             await self._readiness.check()
-            call.identity = await self._verifier.identify(_metadata(context, "authorization"))
+            call.identity = await self._verifier.identify(call.authorization)
             require_scope(call.identity, self._scopes[call.method])
-            set_caller(call.identity, self._recheck(context))
+            set_caller(call.identity, self._recheck(call.authorization))
         if isinstance(request, _Undecodable):
             what = "is not a message of the method's type (bad wire format or text not in UTF-8)"
             raise errors.InvalidError([errors.Violation("request", "UNDECODABLE", what)])
         if isinstance(request, Message):
             _refuse_unknown_fields(request)
 
-    def _recheck(self, context: Any) -> Callable[[], Awaitable[None]]:
+    def _recheck(self, authorization: str | None) -> Callable[[], Awaitable[None]]:
         async def recheck() -> None:
-            await self._verifier.identify(_metadata(context, "authorization"))
+            await self._verifier.identify(authorization)
 
         return recheck
 
@@ -319,17 +321,16 @@ def _known(error: BaseException, call: Call) -> errors.TrunklineError | None:
     return None
 
 
-def _metadata(context: Any, key: str) -> str | None:
-    for name, value in context.invocation_metadata() or ():
+def _metadata(metadata: Any, key: str) -> str | None:
+    for name, value in metadata:
         if name == key:
             return value if isinstance(value, str) else None
     return None
 
 
-def _carried(context: Any) -> dict[str, str]:
+def _carried(metadata: Any) -> dict[str, str]:
     """What carries a trace on."""
-    found = context.invocation_metadata() or ()
-    return {k: v for k, v in found if k in CARRIED and isinstance(v, str)}
+    return {k: v for k, v in metadata if k in CARRIED and isinstance(v, str)}
 
 
 def _gone(context: Any) -> str:
