@@ -25,7 +25,7 @@ from tests.integration.scraping import (
 from tests.support import TOKEN, Refusal, SipTrunk, connected, refusal, refused, update
 from trunkline.admission import RETRY_SECONDS
 from trunkline.interceptors import DEADLINE_SECONDS_MIN
-from trunkline.store.database import RETRY_SECONDS as DATABASE_RETRY_SECONDS
+from trunkline.store.pool import RETRY_SECONDS as DATABASE_RETRY_SECONDS
 
 LYING_CALLS_MAX = 200
 LIST = pb.ListSipTrunksRequest()

@@ -3,19 +3,17 @@
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, TypeAlias
+from typing import Any
 
 import asyncpg
 
-from trunkline import errors, tracing
+from trunkline import errors
 from trunkline.store import sessions
-from trunkline.tallies import Durations
+from trunkline.store.pool import RETRY_SECONDS, Connection, Kept, Lane, Lease, Pool
 
 log = logging.getLogger(__name__)
-Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 
 STATEMENT_SECONDS_MAX = 15
 LOCK_SECONDS_MAX = 10
@@ -24,8 +22,6 @@ ANSWER_SECONDS_MAX = 20
 """How long a statement is waited for: longer than PostgreSQL would let it run, were it there."""
 IDLE_CONNECTION_SECONDS = 300
 WAIT_SECONDS_MAX = 5.0
-RELEASE_SECONDS_MAX = 2.0
-"""How long a session that a call has left may take to end its statement."""
 
 # InternalClientError is neither an InterfaceError nor a PostgresError, and is what a query under
 # way may get when its connection dies (asyncpg issue 1069).
@@ -61,7 +57,6 @@ SETTINGS = {
 }
 _ONCE = "requests_once"
 _BUSY, _ANSWERED = "TL001", "TL002"  # see the schema's request_claimed
-RETRY_SECONDS = 1.0
 
 
 class ConstraintError(Exception):
@@ -80,122 +75,6 @@ class BusyError(Exception):
     """A call with the same request_id is at work. Never reaches a caller."""
 
 
-class Lane:
-    """A pool's connections, which callers take in the order in which they came.
-
-    Args:
-        size: how many.
-        wait_seconds: how long a caller may wait for one.
-        traced: whether statements are for the call that is answered, and so in its trace.
-
-    Attributes:
-        size: how many.
-        in_use: how many are taken.
-        waiting: how many callers wait.
-        traced: as given.
-        waits: how long those who had to wait did.
-        turned_away: how many waited in vain.
-    """
-
-    def __init__(self, size: int, wait_seconds: float, *, traced: bool = True) -> None:
-        self.size = size
-        self.traced = traced
-        self.in_use = self.waiting = self.turned_away = 0
-        self.waits = Durations()
-        self._free = asyncio.Semaphore(size)
-        self._seconds = wait_seconds
-
-    async def enter(self) -> None:
-        """Take one.
-
-        Raises:
-            UnavailableError: none has become free in time.
-        """
-        if self._free.locked():
-            await self._wait()
-        else:
-            await self._free.acquire()
-        self.in_use += 1
-
-    def leave(self) -> None:
-        """Give it back."""
-        self.in_use -= 1
-        self._free.release()
-
-    async def _wait(self) -> None:
-        began = time.perf_counter()
-        self.waiting += 1
-        try:
-            async with asyncio.timeout(self._seconds):
-                await self._free.acquire()
-        except TimeoutError:
-            self.turned_away += 1
-            raise errors.UnavailableError(
-                "DATABASE_BUSY",
-                "too many calls are before this one; nothing was written: try again",
-                retry_seconds=RETRY_SECONDS,
-            ) from None
-        finally:
-            self.waiting -= 1
-            self.waits.add(time.perf_counter() - began)
-
-
-class _Lease:
-    """A connection for the length of a block."""
-
-    __slots__ = ("_connection", "_lane", "_pool", "_statements")
-
-    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", lane: Lane) -> None:
-        self._pool = pool
-        self._lane = lane
-        self._connection: Connection
-        self._statements = tracing.statements() if lane.traced else None
-
-    async def __aenter__(self) -> Connection:
-        if self._statements is None:
-            return await self._taken()
-        try:
-            connection = await self._taken()
-        finally:
-            self._statements.waited()
-        connection.add_query_logger(self._statements.ran)
-        return connection
-
-    async def _taken(self) -> Connection:
-        await self._lane.enter()
-        try:
-            self._connection = await self._pool.acquire()
-        except BaseException:
-            self._lane.leave()
-            raise
-        return self._connection
-
-    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._statements is not None:
-            with contextlib.suppress(asyncpg.InterfaceError):  # the connection is gone
-                self._connection.remove_query_logger(self._statements.ran)
-        try:
-            if kind is None:
-                if sessions.is_demoted(self._connection):
-                    await self._pool.expire_connections()
-                await self._pool.release(self._connection)
-            else:
-                # A statement that was left has to be ended first, by a server that may be silent.
-                # What ends the block is what is told, not what becomes of the connection.
-                await self._end()
-        finally:
-            self._lane.leave()
-
-    async def _end(self) -> None:
-        try:
-            await self._pool.release(self._connection, timeout=RELEASE_SECONDS_MAX)
-        except TimeoutError:
-            # The other end is silent, and each session with it would be waited for in turn.
-            await self._pool.expire_connections()
-        except Exception as error:
-            log.debug("session_ended_badly", extra={"error_class": type(error).__name__})
-
-
 class Database:
     """A pool of connections whose errors are ours.
 
@@ -209,10 +88,10 @@ class Database:
     a write was done is not known then.
     """
 
-    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", lane: Lane) -> None:
+    def __init__(self, pool: Pool, lane: Lane) -> None:
         self.lane = lane
         self.lost = 0
-        self._pool = pool
+        self._kept = Kept(pool)
 
     @classmethod
     async def open(
@@ -258,9 +137,9 @@ class Database:
         """Close the connections; those that do not end in time are cut."""
         try:
             async with asyncio.timeout(sessions.CLOSE_SECONDS_MAX):
-                await self._pool.close()
+                await self._kept.close()
         except TimeoutError:
-            self._pool.terminate()
+            self._kept.terminate()
 
     async def row(
         self, statement: str, *arguments: Any, trial: bool = False
@@ -273,7 +152,7 @@ class Database:
             if trial:
                 async with self.transaction(trial=True) as connection:
                     return await connection.fetchrow(statement, *arguments)
-            async with _Lease(self._pool, self.lane) as connection:
+            async with Lease(self._kept, self.lane) as connection:
                 return await connection.fetchrow(statement, *arguments, timeout=ANSWER_SECONDS_MAX)
         except Exception as error:
             raise await self._ours(error) from None
@@ -286,7 +165,7 @@ class Database:
             if trial:
                 async with self.transaction(trial=True) as connection:
                     return await connection.fetch(statement, *arguments)
-            async with _Lease(self._pool, self.lane) as connection:
+            async with Lease(self._kept, self.lane) as connection:
                 return await connection.fetch(statement, *arguments, timeout=ANSWER_SECONDS_MAX)
         except Exception as error:
             raise await self._ours(error) from None
@@ -295,7 +174,7 @@ class Database:
     async def connection(self) -> AsyncIterator[Connection]:
         """One connection for the length of the block; its errors are ours at the block's end."""
         try:
-            async with _Lease(self._pool, self.lane) as connection:
+            async with Lease(self._kept, self.lane) as connection:
                 yield connection
         except Exception as error:
             raise await self._ours(error) from None
@@ -353,7 +232,7 @@ class Database:
             self.lost += 1
             log.warning("database_lost", extra={"error_class": type(error).__name__})
             if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
-                await self._pool.expire_connections()  # on a standby now: connect anew
+                await self._kept.expire()  # on a standby now: connect anew
             known = errors.UnavailableError(
                 "DATABASE_UNAVAILABLE",
                 "the database can't be reached now; whether a change was written is not known",

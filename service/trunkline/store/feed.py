@@ -17,7 +17,8 @@ from typing import Any
 import asyncpg
 
 from trunkline.events import Place, check_of
-from trunkline.store.database import Connection, Database
+from trunkline.store.database import Database
+from trunkline.store.pool import Connection
 
 NUMBERED_MAX = 1000
 READ_MAX = 500

@@ -171,6 +171,14 @@ def is_demoted(session: Any) -> bool:
     )
 
 
+def is_open(session: Any) -> bool:
+    """Whether a session has not ended, as far as is known here."""
+    try:
+        return not session.is_closed()
+    except asyncpg.InterfaceError:  # its pool has let go of it
+        return False
+
+
 async def keep(_: Any) -> None:
     """Leave a session as it is: no statement leaves anything in it, and a reset is a round trip."""
 
