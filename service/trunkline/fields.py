@@ -22,6 +22,7 @@ class Field:
 
     `ignored` fields are the server's to set, or not data (id, etag): what a caller sends in them
     does not count. `default` is None where the field has none; an enum's is the value's name.
+    `enum_names` has the names of an enum field's values that may be sent, by number.
     """
 
     name: str
@@ -34,17 +35,12 @@ class Field:
     repeated: bool
     kind: str
     default: str | int | bool | None
+    enum_names: Mapping[int, str]
 
     @property
     def updatable(self) -> bool:
         """Whether an update may change it."""
         return not (self.ignored or self.immutable)
-
-    @property
-    def enum_names(self) -> Mapping[int, str]:
-        """The names of an enum field's values that may be sent, by number."""
-        enum = self.descriptor.enum_type
-        return {v.number: v.name for v in enum.values if v.number} if enum else {}
 
 
 @cache
@@ -58,7 +54,7 @@ def _field(descriptor: "FieldDescriptor") -> Field:
     extensions: Any = options.Extensions  # the stubs know no repeated extension
     behavior = set(extensions[field_behavior_pb2.field_behavior])
     rules = options.Extensions[field_rules_pb2.rules]
-    kind = _kind(descriptor)
+    kind, enum = _kind(descriptor), descriptor.enum_type
     return Field(
         name=descriptor.name,
         descriptor=descriptor,
@@ -71,6 +67,7 @@ def _field(descriptor: "FieldDescriptor") -> Field:
         repeated=descriptor.is_repeated,
         kind=kind,
         default=_default(rules.default_value, kind),
+        enum_names={v.number: v.name for v in enum.values if v.number} if enum else {},
     )
 
 

@@ -241,9 +241,11 @@ class TrunkStore(TrunkReads):
         revision, updated_at = rows.etag_parts(edit.etag) if edit.etag else (None, None)
         trunk_id, change, account_id = edit.trunk_id, edit.change, mutation.account_id
         made = not mutation.validate_only
+        named = [*change.values, *change.expected]
         return [
             *mutation.arguments(trunk_id, self._ring),
-            [*change.values, *change.expected],
+            named,
+            updates.bits_of(named),
             revision,
             updated_at,
             *self._values(COLUMNS, account_id, trunk_id, change.values, made=made),

@@ -1,5 +1,7 @@
 """The statements that write trunks, made of the descriptors once."""
 
+from collections.abc import Callable, Iterable
+
 from siptrunk.v1 import sip_trunk_pb2
 from trunkline.fields import SQL_TYPES, Field, table
 from trunkline.store.mutations import CLAIM, FIRST, GO, remembered, revised
@@ -31,6 +33,7 @@ SECRETS = [f for f in _FIELDS if f.secret]
 COLUMNS = [column for f in _FIELDS if f.updatable for column in _columns_of(f)]
 FIXED = [column for f in _FIELDS if f.immutable for column in _columns_of(f)]
 
+_BITS = {f.name: 1 << i for i, f in enumerate(f for f in _FIELDS if f.updatable or f.immutable)}
 _ANSWER = "jsonb_build_object('trunks', jsonb_build_array(jsonb_build_array(id, revision, {})))"
 NOW = "greatest(now(), t.updated_at + interval '1 microsecond')"
 
@@ -43,25 +46,28 @@ def update(select: str) -> str:
     columns that this version does not know are not in the statement. A text per mask would have
     to be prepared anew on every connection.
 
-    After the parameters of a mutation: the fields named, the etag's revision and time or NULL,
-    then the values of COLUMNS and of FIXED, NULL where not named. One row comes back: the trunk as
-    it now is, `fits` (the etag holds and immutables are equal), and `changed`, the fields that
-    changed; or none.
+    After the parameters of a mutation: the fields named, and the same as `bits_of` has it, the
+    etag's revision and time or NULL, then the values of COLUMNS and of FIXED, NULL where not named.
+    One row comes back: the trunk as it now is, `fits` (the etag holds and immutables are equal),
+    and `changed`, the fields that changed; or none.
     """
-    named, revision, updated_at = (f"${FIRST + i}" for i in range(3))
-    values = {c: f"${i}::{c.sql_type}" for i, c in enumerate([*COLUMNS, *FIXED], FIRST + 3)}
+    named, bits, revision, updated_at = (f"${FIRST + i}" for i in range(4))
+    values = {c: f"${i}::{c.sql_type}" for i, c in enumerate([*COLUMNS, *FIXED], FIRST + 4)}
+
+    def is_named(field: str) -> str:
+        return f"{bits}::bigint & {_BITS[field]} <> 0"
 
     def merged(c: Column) -> str:
         value = values[c]
         if c.name == "gateways":
             value = f"trunk_kept_gateways(s.gateways, {value})"
-        return f"CASE WHEN '{c.field}' = ANY({named}) THEN {value} ELSE s.{c.name} END AS {c.name}"
+        return f"CASE WHEN {is_named(c.field)} THEN {value} ELSE s.{c.name} END AS {c.name}"
 
     fixed = "".join(
-        f"\n         AND ('{c.field}' <> ALL({named}) OR s.{c.name} = {values[c]})" for c in FIXED
+        f"\n         AND (NOT ({is_named(c.field)}) OR s.{c.name} = {values[c]})" for c in FIXED
     )
     stamps = "".join(
-        f"\n         {f.name}_changed_at = CASE WHEN '{f.name}' = ANY({named}) THEN now()"
+        f"\n         {f.name}_changed_at = CASE WHEN {is_named(f.name)} THEN now()"
         f" ELSE t.{f.name}_changed_at END,"
         for f in SECRETS
     )
@@ -77,7 +83,7 @@ WITH {CLAIM}, stored AS MATERIALIZED (
          ({revision}::bigint IS NULL
            OR (s.revision = {revision} AND s.updated_at = {updated_at}::timestamptz)){fixed}
          AS fits,
-         array_remove(ARRAY[{comma.join(_difference(f, named) for f in _FIELDS if f.updatable)}],
+         array_remove(ARRAY[{comma.join(_difference(f, is_named) for f in _FIELDS if f.updatable)}],
                       NULL) AS changed
     FROM stored AS s CROSS JOIN merged AS m
 ), written AS (
@@ -99,13 +105,19 @@ SELECT {select}, j.fits, '{{}}' FROM stored AS t CROSS JOIN judged AS j
  WHERE NOT EXISTS (SELECT FROM written)"""
 
 
-def _difference(f: Field, named: str) -> str:
+def bits_of(names: Iterable[str]) -> int:
+    """Fields as a number, a bit for each: what a statement asks 50 times costs less so."""
+    return sum(_BITS[name] for name in names)
+
+
+def _difference(f: Field, is_named: Callable[[str], str]) -> str:
     """The field's name where it changes, else NULL. A secret that is sent always does."""
     if f.secret:
-        return f"CASE WHEN '{f.name}' = ANY({named}) THEN '{f.name}' END"
+        return f"CASE WHEN {is_named(f.name)} THEN '{f.name}' END"
     names = [c.name for c in COLUMNS if c.field == f.name]
     ours, theirs = (", ".join(f"{side}.{name}" for name in names) for side in "ms")
-    return f"CASE WHEN ({ours}) IS DISTINCT FROM ({theirs}) THEN '{f.name}' END"
+    differs = f"({ours}) IS DISTINCT FROM ({theirs})"
+    return f"CASE WHEN {is_named(f.name)} AND {differs} THEN '{f.name}' END"
 
 
 def create(select: str) -> str:
