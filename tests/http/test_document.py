@@ -1,5 +1,7 @@
 """What the OpenAPI document says, held against what the service answers."""
 
+import hashlib
+import importlib.resources
 from typing import Any
 
 import httpx
@@ -34,6 +36,19 @@ async def test_the_page_is_found_with_a_trailing_slash(http: httpx.AsyncClient) 
     assert response.status_code == 200
     assert response.url.path == "/docs"
     assert response.headers["Content-Type"].startswith("text/html")
+
+
+@pytest.mark.parametrize("coding", ["gzip", "identity"])
+async def test_the_viewer_is_the_one_that_was_released(
+    http: httpx.AsyncClient, coding: str
+) -> None:
+    viewer = importlib.resources.files("trunkline.gateway.viewer")
+    for line in viewer.joinpath("SHA256SUMS").read_text("utf-8").splitlines():
+        expected, name = line.split()
+        response = await http.get(f"/docs/{name}", headers={"Accept-Encoding": coding})
+        assert response.headers.get("Content-Encoding", "identity") == coding
+        assert response.headers["Vary"] == "Accept-Encoding"
+        assert hashlib.sha256(response.content).hexdigest() == expected
 
 
 async def test_another_file_of_the_page_is_not_found(http: httpx.AsyncClient) -> None:

@@ -1,5 +1,6 @@
 """`/openapi.json` and `/docs`, which shows it without a request to any other host."""
 
+import gzip
 import importlib.resources
 import json
 
@@ -59,8 +60,13 @@ async def _file(request: Request) -> Response:
     name = request.path_params["name"]
     if name not in _FILES:
         raise HTTPException(404)
-    data = importlib.resources.files("trunkline.gateway.viewer").joinpath(name).read_bytes()
-    return Response(data, headers=_CACHED, media_type=_FILES[name])
+    viewer = importlib.resources.files("trunkline.gateway.viewer")
+    data, headers = viewer.joinpath(f"{name}.gz").read_bytes(), dict(_CACHED)
+    if "gzip" in request.headers.get("accept-encoding", ""):  # as the middleware asks
+        headers |= {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
+    else:
+        data = gzip.decompress(data)
+    return Response(data, headers=headers, media_type=_FILES[name])
 
 
 ROUTES = (

@@ -1,1 +1,1 @@
-"""The viewer of /docs: Swagger UI as released (see VERSION), less its source maps."""
+"""The viewer of /docs: Swagger UI as released (VERSION), less its source maps, and compressed."""
