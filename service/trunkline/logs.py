@@ -14,6 +14,7 @@ FORMATS = ("json", "text")
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 _FRAMES_MAX = 30
 LINES_HELD_MAX = 1000
+"""How many lines may wait for the end of a turn of the event loop."""
 _encode = json.JSONEncoder(default=str).encode
 
 

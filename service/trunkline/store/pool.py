@@ -92,6 +92,9 @@ class Kept:
 
     Args:
         pool: the driver's; it has room for as many as are ever taken at once.
+
+    Attributes:
+        age: changes when those that were taken before are not to be kept.
     """
 
     def __init__(self, pool: Pool) -> None:
@@ -101,7 +104,6 @@ class Kept:
         self._sweep: asyncio.TimerHandle | None = None
         self._returns: set[asyncio.Task[None]] = set()
         self.age = 0
-        """Changes when those that were taken before are not to be kept."""
 
     async def take(self) -> Connection:
         """The connection that was used last, or one of the driver's pool."""
