@@ -187,7 +187,7 @@ async def test_a_server_that_is_about_to_end_answers_while_health_says_no(
 ) -> None:
     """Calls and watches, old and new; a client that looks at health does so once.
 
-    A second signal ends the process at once.
+    Signals that come together are one; a second one ends the process at once.
     """
     async with (
         Rolling(tmp_path, database, 1, drain_delay_seconds=FOREVER) as fleet,
@@ -203,7 +203,8 @@ async def test_a_server_that_is_about_to_end_answers_while_health_says_no(
         said = asked.Watch(health_pb2.HealthCheckRequest())
         assert (await said.read()).status == health_pb2.HealthCheckResponse.SERVING
         await looking.channel_ready()
-        fleet.servers[0].signal(signal.SIGTERM)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+            fleet.servers[0].signal(number)
         assert (await said.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
         while looking.get_state() == grpc.ChannelConnectivity.READY:
             await looking.wait_for_state_change(grpc.ChannelConnectivity.READY)

@@ -1,6 +1,7 @@
 """`trunkline watch` and `trunkline history`, as a person reads them."""
 
 import asyncio
+import contextlib
 import json
 import signal
 from collections.abc import AsyncIterator
@@ -22,6 +23,8 @@ from tests.support import (
     userpass,
 )
 
+PAUSE_SECONDS = 0.005
+
 
 class Output:
     """A `trunkline watch` that runs: its lines so far."""
@@ -40,10 +43,14 @@ class Output:
         return self.lines[-1]
 
     async def interrupt(self) -> str:
-        """Ctrl-C; what it says on standard error."""
-        self.process.send_signal(signal.SIGINT)
+        """Ctrl-C, pressed until it has ended; what it says on standard error."""
         async with asyncio.timeout(SECONDS_MAX):
-            _, errors = await self.process.communicate()
+            ending = asyncio.create_task(self.process.communicate())
+            while not ending.done():
+                with contextlib.suppress(ProcessLookupError):
+                    self.process.send_signal(signal.SIGINT)
+                await asyncio.sleep(PAUSE_SECONDS)
+            _, errors = await ending
         assert self.process.returncode == 0
         return errors.decode()
 
@@ -122,7 +129,9 @@ async def test_watch_and_history_print_what_changed(tmp_path: Path) -> None:
             assert added.endswith("ip_identifiers=[192.0.2.0/24]")
             assert cleared.endswith("description=(none)")
             assert deleted.endswith('revision=5  name="Acme Mumbai"')
-            token = errors.split("--resume ")[1].strip()
+            before, token = errors.split("--resume ")
+            assert before == "go on with: "
+            token = token.strip()
             await stub.UpdateSipTrunk(update(kept.id, "is_active", is_active=False))
             async with watch(address, "--resume", token, "--json") as output:
                 event = json.loads(await output.line())

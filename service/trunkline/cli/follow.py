@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import signal
 import sys
 from collections.abc import Iterator
 from datetime import UTC
@@ -48,7 +49,7 @@ def watch(settings: Settings, parsed: argparse.Namespace) -> int:
         all_accounts=parsed.all_accounts,
     )
     # Not a blocking stub: Ctrl-C may find it where it holds a lock that closing needs.
-    with contextlib.suppress(KeyboardInterrupt):
+    with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError):
         failure = asyncio.run(_follow(settings, request, metadata, as_json=parsed.json))
         return remote.failed(failure)
     if request.resume_token:
@@ -64,6 +65,7 @@ async def _follow(
     as_json: bool,
 ) -> grpc.aio.AioRpcError:
     """Print until the stream can't go on, and keep in the request where it is; why it can't."""
+    _heed_one_interrupt()
     retries = 0
     while True:
         try:
@@ -79,6 +81,23 @@ async def _follow(
                 return error
         retries += 1
         await asyncio.sleep(RETRY_SECONDS)
+
+
+def _heed_one_interrupt() -> None:
+    """End this task at the first SIGINT, and let no other into the closing of the channel.
+
+    `timeout` and terminals' wrappers send two at once: one to the process, one to its group.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+
+    def interrupted() -> None:
+        loop.remove_signal_handler(signal.SIGINT)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        task.cancel()
+
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        loop.add_signal_handler(signal.SIGINT, interrupted)
 
 
 def history(settings: Settings, parsed: argparse.Namespace) -> int:

@@ -17,6 +17,8 @@ from trunkline.config import Settings, SettingsError
 from trunkline.server import Running, fronting, serving
 
 TOKEN_FILE = "token"  # noqa: S105 - a file's name
+TOGETHER_SECONDS = 0.5
+"""Of signals: within that they are one."""
 _FIRST_TRUNK = (
     '{"sip_trunk":{"name":"Acme Mumbai","provider":"plivo","auth_type":"USERPASS",'
     '"auth_username":"acme","auth_password":"change-me","gateways":[{"gateway_address":'
@@ -69,13 +71,21 @@ async def _gateway(settings: Settings, target: str) -> int:
 
 
 def _stop_on_signals() -> asyncio.Event:
-    """Set by the first SIGTERM or SIGINT; the second one ends the process at once."""
+    """Set by the first SIGTERM or SIGINT; a second one ends the process at once.
+
+    What comes together is one: `timeout` sends its signal to the process and to its group.
+    """
     stop = asyncio.Event()
+    again = asyncio.get_running_loop().time()
 
     def on_signal() -> None:
-        if stop.is_set():
+        nonlocal again
+        now = asyncio.get_running_loop().time()
+        if not stop.is_set():
+            stop.set()
+            again = now + TOGETHER_SECONDS
+        elif now >= again:
             os._exit(1)
-        stop.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, on_signal)
