@@ -5,7 +5,7 @@ import contextlib
 import os
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,8 @@ OPERATIONS = sized(3000, 20_000)
 CALLERS = 14
 OVERLAPPING_MIN = 1000
 SETTLE_SECONDS = 60
-QUIET_SECONDS = 0.5
+QUIET_SECONDS = 2.0
+"""In which what was cancelled has been heard of."""
 LATE_CUTS = 3
 SEED = "TRUNKLINE_TEST_SEED"
 DEADLINE = sized(170, 1800)
@@ -47,6 +48,16 @@ async def stubs_of(fleet: Fleet, token: str) -> AsyncIterator[list[Any]]:
     """A stub for each server."""
     async with contextlib.AsyncExitStack() as stack:
         yield [await stack.enter_async_context(reaching(a, token)) for a in fleet.addresses]
+
+
+@contextlib.asynccontextmanager
+async def soon(told: Callable[[], object]) -> AsyncIterator[None]:
+    """A block that ends within SETTLE_SECONDS, or the test fails with what is told then."""
+    try:
+        async with asyncio.timeout(SETTLE_SECONDS):
+            yield
+    except TimeoutError as error:
+        raise AssertionError(f"not within {SETTLE_SECONDS} s: {told()}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +100,16 @@ async def worked(database: str, fleet: Fleet, link: Link, rng: random.Random) ->
         traffic = Traffic(random.Random(rng.random()), stubs, OPERATIONS)
         other = Traffic(random.Random(rng.random()), others, OPERATIONS // 10)
         faults = Faults(random.Random(rng.random()), database, fleet, link)
-        watchers = made(rng, stubs, ours)
+        watchers, begun = made(rng, stubs, ours), asyncio.Event()
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(watcher.watch()) for watcher in watchers]
-            tasks.append(group.create_task(begun_late(watchers, stubs, ours)))
+            tasks.append(group.create_task(begun_late(watchers, stubs, ours, begun)))
             async with faults.happening(lambda: list(traffic.known)):
                 await asyncio.gather(
                     traffic.run(CALLERS, faults.enough), other.run(2, faults.enough)
                 )
+            async with soon(lambda: [w.told() for w in watchers]):
+                await begun.wait()
             await settled(database, stubs[0], traffic)
             await check_sessions(database)
             place = await marked(database, [(stubs[0], traffic), (others[0], other)])
@@ -139,31 +152,36 @@ def made(rng: random.Random, stubs: Sequence[Any], token: str) -> list[Watcher]:
     ]
 
 
-async def begun_late(watchers: list[Watcher], stubs: Sequence[Any], token: str) -> None:
+async def begun_late(
+    watchers: list[Watcher], stubs: Sequence[Any], token: str, begun: asyncio.Event
+) -> None:
     """Once the first watcher has been cut, another begins where that one began, and catches up."""
     first = watchers[0]
-    async with asyncio.timeout(SETTLE_SECONDS):
-        while first.cuts < LATE_CUTS or not first.first_token:  # noqa: ASYNC110 - a count
-            await asyncio.sleep(0.1)
+    while first.cuts < LATE_CUTS or not first.first_token:  # noqa: ASYNC110 - a count
+        await asyncio.sleep(0.1)
     begins, drawn = first.first_token, random.Random(first.cuts)
     late = Watcher("from an old token", stubs, token, drawn, first.account_id, begins)
     watchers.append(late)
+    begun.set()
     await late.watch()
 
 
 async def settled(database: str, stub: Any, traffic: Traffic) -> None:
     """Wait until no call that nobody waits for any more is at work in the database."""
-    busy = (
-        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'trunkline'"
-        " AND datname = current_database() AND state <> 'idle'"
+    early = (
+        "SELECT pid, state, wait_event, query FROM pg_stat_activity"
+        " WHERE application_name = 'trunkline' AND datname = current_database()"
+        " AND state <> 'idle' AND query_start < $1"
     )
+    await asyncio.sleep(QUIET_SECONDS)
     connection = await asyncpg.connect(database)
     try:
-        async with asyncio.timeout(SETTLE_SECONDS):
-            quiet = 0
-            while quiet < 5:
-                await asyncio.sleep(QUIET_SECONDS / 5)
-                quiet = 0 if await connection.fetchval(busy) > 1 else quiet + 1
+        since = await connection.fetchval("SELECT clock_timestamp()")
+        rows: list[Any] = [None]
+        async with soon(lambda: f"the end of {rows}"):
+            while rows:
+                rows = await connection.fetch(early, since)
+                await asyncio.sleep(0.1)
     finally:
         await connection.close()
     for trunk_id in list(traffic.known):
@@ -200,7 +218,7 @@ async def marked(database: str, accounts: Sequence[tuple[Any, Traffic]]) -> dict
             place = (
                 "SELECT position FROM feed WHERE account_id = $1 AND trunk_id = $2 AND revision = 3"
             )
-            async with asyncio.timeout(SETTLE_SECONDS):
+            async with soon(lambda: f"a position of the last change of {account_id}"):  # noqa: B023
                 while (at := await connection.fetchval(place, account_id, trunk_id)) is None:  # noqa: ASYNC110 - a row
                     await asyncio.sleep(0.05)
             found[account_id] = found[None] = at
@@ -263,18 +281,26 @@ async def check_answers(connection: "asyncpg.Connection[asyncpg.Record]", record
 
 async def check_histories(connection: "asyncpg.Connection[asyncpg.Record]", record: Record) -> int:
     """The history of each trunk is linearizable; how many pairs in them overlapped."""
+    unmade = dict[str, set[int]]()
     for request_id, (trunk_id, place) in record.without_answer.items():
-        # Ids are the service's to choose: of a call without an answer, history tells them.
         row = await connection.fetchrow(
-            "SELECT trunk FROM trunk_revisions WHERE trunk_id = $1 AND request_id = $2",
+            "SELECT revision, trunk FROM trunk_revisions WHERE trunk_id = $1 AND request_id = $2",
             trunk_id,
             request_id,
         )
-        if row is not None:
-            trunk = TrunkReader(lambda *_: []).snapshot(row["trunk"])
-            ids: dict[Place, str] = {g.place: g.id for g in Values.of(trunk).gateways}
-            one = record.history[trunk_id][place]
-            record.history[trunk_id][place] = replace(one, what=replace(one.what, ids=ids))
+        if row is None:
+            # What left nothing behind changed nothing: no order can be found by it.
+            unmade.setdefault(trunk_id, set()).add(place)
+            continue
+        # Ids are the service's to choose: of a call without an answer, history tells them.
+        trunk = TrunkReader(lambda *_: []).snapshot(row["trunk"])
+        ids: dict[Place, str] = {g.place: g.id for g in Values.of(trunk).gateways}
+        one = record.history[trunk_id][place]
+        asked = replace(one.what, ids=ids, revision=row["revision"])
+        record.history[trunk_id][place] = replace(one, what=asked)
+    for trunk_id, places in unmade.items():
+        history = record.history[trunk_id]
+        record.history[trunk_id] = [o for n, o in enumerate(history) if n not in places]
     for trunk_id, history in record.history.items():
         verdict = check(history, step, hope, absent(history))
         assert verdict.linearizable, f"{trunk_id}: {verdict}"

@@ -153,10 +153,12 @@ class Asked:
         call: what it asks for.
         ids: the ids that the service gave to gateways that the call brought, by their place:
             no model can foresee them.
+        revision: the one that it made, where nobody was told and the stored history is asked.
     """
 
     call: Change | Get
     ids: Mapping[Place, str] = field(default_factory=dict)
+    revision: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +219,7 @@ def step(state: Trunk, operation: Operation) -> Sequence[Trunk]:
     """The model: what an operation leaves, if it can end as it did."""
     after, answer = apply(state, operation.what)
     if not operation.known:
-        return [after]
+        return [after] if operation.what.revision in (None, after.revision) else []
     told = operation.answer
     if isinstance(told, Shown) and told.changed is None and isinstance(answer, Shown):
         answer = replace(answer, changed=None)

@@ -117,7 +117,7 @@ class Watcher:
     def told(self) -> str:
         """How far it is, for a failure."""
         end = self.streams[-1].end if self.streams else None
-        return f"{self.name}: at {end} of {self._target}, {self.codes}"
+        return f"{self.name}: at {end} of {self._target}, {self.cuts} cuts, {self.codes}"
 
     async def watch(self) -> None:
         """Watch until finished."""
