@@ -33,7 +33,8 @@ logfile = {directory}/pgbouncer.log
 """
 IGNORING = """
 ignore_startup_parameters = statement_timeout, lock_timeout, jit,
- idle_in_transaction_session_timeout, default_transaction_isolation
+ idle_in_transaction_session_timeout, default_transaction_isolation,
+ max_parallel_workers_per_gather
 """.replace("\n ", " ")
 """What is often told to those whom pgbouncer refuses; what is ignored does not hold then."""
 

@@ -54,6 +54,7 @@ SETTINGS = {
     "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_SECONDS_MAX * 1000),
     "default_transaction_isolation": "read committed",
     "jit": "off",
+    "max_parallel_workers_per_gather": "0",
 }
 _ONCE = "requests_once"
 _BUSY, _ANSWERED = "TL001", "TL002"  # see the schema's request_claimed

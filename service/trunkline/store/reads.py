@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from siptrunk.v1 import sip_trunk_pb2
 from trunkline import pages, rows
+from trunkline.store import listing
 from trunkline.store.database import Database
 
 SipTrunk = sip_trunk_pb2.SipTrunk
@@ -44,24 +44,6 @@ SELECT {select}, s.position, (t.account_id, t.id) IN (SELECT account_id, trunk_i
   ) AS x ON true
   LEFT JOIN LATERAL (SELECT (x.row).*) AS t ON true
  ORDER BY x.place, t.account_id, t.id"""
-_CONDITIONS = {
-    "is_active": "t.is_active = {0}",
-    "provider": "t.provider = {0}",
-    "name": "t.name = {0}",
-    # The end is above every name with the prefix: no name is as long as the run of last characters.
-    "name_prefix": "t.name >= {0} AND t.name < {0} || repeat(U&'\\+10FFFF', 101)",
-    "phone_number": "t.id = (SELECT trunk_id FROM phone_numbers"
-    " WHERE account_id = $1 AND digits = {0})",
-    # The keys carry the account, see the schema.
-    "gateway_address": "trunk_gateway_keys(t.account_id, t.gateways) && {0}::text[]",
-    "source_ip": "trunk_ip_keys(t.account_id, t.ip_identifiers) && {0}::text[]",
-}
-_KEYED = {"gateway_address", "source_ip"}
-# Of these one index fits values that few trunks of an account have, and another one those that many
-# have. A plan for any value takes neither well, so there must be none that PostgreSQL would keep:
-# the parameter is true, which a plan for these values leaves out, and one for any takes to be dear.
-_UNEVEN = _KEYED | {"name_prefix"}
-_PLANNED_EACH_TIME = "({0}::boolean OR (SELECT count(*) > 0 FROM generate_series(1, 1000000000)))"
 
 
 class TrunkReads:
@@ -94,28 +76,10 @@ class TrunkReads:
             after: the order's value and the id of the last trunk before.
             most: how many are wanted.
         """
-        where, arguments = ["t.account_id = $1"], list[Any]([account_id])
-        for condition in conditions:
-            arguments.append(_value(account_id, condition))
-            where.append(_CONDITIONS[condition.name].format(f"${len(arguments)}"))
-        if any(condition.name in _UNEVEN for condition in conditions):
-            arguments.append(True)
-            where.append(_PLANNED_EACH_TIME.format(f"${len(arguments)}"))
-        direction, beyond = ("DESC", "<") if order.descending else ("ASC", ">")
-        sort = ["t.id"] if order.field == "id" else [f"t.{order.field}", "t.id"]
-        if after:
-            value, last_id = after
-            if order.field != "id":
-                arguments.append(value)
-            arguments.append(last_id)
-            holders = [f"${len(arguments) - len(sort) + 1 + i}" for i in range(len(sort))]
-            where.append(f"({', '.join(sort)}) {beyond} ({', '.join(holders)})")
-        arguments.append(min(most, FETCH_ROWS_MAX))
-        found = await self._database.rows(
-            f"SELECT {self._reader.select} FROM trunks AS t WHERE {' AND '.join(where)}"
-            f" ORDER BY {', '.join(f'{s} {direction}' for s in sort)} LIMIT ${len(arguments)}",
-            *arguments,
-        )
+        text = listing.statement(self._reader.select, conditions, order, later=after is not None)
+        most = min(most, FETCH_ROWS_MAX)
+        asked = listing.arguments(account_id, conditions, order, after, most)
+        found = await self._database.rows(text, *asked)
         return [self._reader.trunk(row) for row in found]
 
     async def state_page(
@@ -160,11 +124,3 @@ class TrunkReads:
             names,
         )
         return {row["name"]: row["id"] for row in found}
-
-
-def _value(account_id: str, condition: pages.Condition) -> Any:
-    """What a condition compares with: of keys, those of the account."""
-    if condition.name not in _KEYED:
-        return condition.value
-    values = condition.value if isinstance(condition.value, list) else [condition.value]
-    return [f"{account_id} {value}" for value in values]
