@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 
+from trunkline import logs
 from trunkline.admission import Gate
 from trunkline.auth import Identity
 from trunkline.tracing import Span, Tracing
@@ -63,10 +64,11 @@ class Call:
 
     def _log(self, seconds: float) -> None:
         quiet = self.method.startswith(HEALTH)
-        log.log(
+        logs.event(
+            log,
             logging.DEBUG if quiet else logging.INFO,
             "call",
-            extra={
+            {
                 "method": self.method,
                 "code": self.code,
                 "reason": self.reason,

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 import grpc
@@ -48,8 +48,11 @@ class _Undecodable:
     """Stands for a request that is not a message of its type."""
 
 
-class Boundary(grpc.aio.ServerInterceptor):
-    """The one interceptor: around each handler, everything that all calls share.
+class Boundary(grpc.GenericRpcHandler):
+    """Around each handler, everything that all calls share.
+
+    Services are added to it as they would be to a server, and it is the server's one handler. An
+    interceptor of grpc.aio is asked for each call again, in a coroutine of its own.
 
     Args:
         verifier: tells who calls.
@@ -87,21 +90,26 @@ class Boundary(grpc.aio.ServerInterceptor):
         self._tally = tally
         self._names_clients = names_clients
         self._tracing = tracing
+        self._handlers: list[grpc.GenericRpcHandler] = []
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
-    async def intercept_service(
-        self,
-        continuation: Callable[
-            [grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]
-        ],
-        handler_call_details: grpc.HandlerCallDetails,
+    def add_generic_rpc_handlers(self, handlers: Iterable[grpc.GenericRpcHandler]) -> None:
+        """Take in a service."""
+        self._handlers += handlers
+
+    def add_registered_method_handlers(self, *_: Any) -> None:
+        """What generated code tells a server besides: the same handlers, by their methods."""
+
+    def service(
+        self, handler_call_details: grpc.HandlerCallDetails
     ) -> grpc.RpcMethodHandler[Any, Any]:
         """The wrapped handler of a method; of an unknown one, a handler that says so."""
         method = handler_call_details.method
         known = self._wrapped.get(method)
         if known is not None:
             return known
-        handler = await continuation(handler_call_details)
+        found = (inner.service(handler_call_details) for inner in self._handlers)
+        handler = next(filter(None, found), None)
         if handler is None:
             return grpc.unary_unary_rpc_method_handler(self._unknown(method))
         if handler.response_streaming:

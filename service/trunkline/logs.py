@@ -5,13 +5,16 @@ import contextlib
 import json
 import logging
 import sys
+import time
 import traceback
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("json", "text")
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+_NAMES = {getattr(logging, name.upper()): name for name in LEVELS}
 _FRAMES_MAX = 30
 LINES_HELD_MAX = 1000
 """How many lines may wait for the end of a turn of the event loop."""
@@ -25,13 +28,26 @@ def configure(level: str, form: str, stream: TextIO | None = None) -> None:
     """
     logging._srcfile = None  # noqa: SLF001 - what logging's documentation says to do
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    handler = _Handler(stream or sys.stderr)
-    handler.setFormatter(_Formatter(as_json=form == "json"))
+    handler = _Handler(stream or sys.stderr, as_json=form == "json")
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)  # other people's libraries: what goes wrong
     logging.getLogger("trunkline").setLevel(level.upper())
     logging.captureWarnings(capture=True)
+
+
+def event(logger: logging.Logger, level: int, name: str, fields: Mapping[str, Any]) -> None:
+    """Log one event with its fields, as `logger.log` does with what is `extra`.
+
+    Where nobody but this module listens, no record is made: it costs more than the line.
+    """
+    if not logger.isEnabledFor(level):
+        return
+    handlers = logging.getLogger().handlers
+    if len(handlers) == 1 and isinstance(handlers[0], _Handler):
+        handlers[0].tell(level, name, fields)
+    else:
+        logger.log(level, name, extra=fields)
 
 
 def frames(error: BaseException) -> list[str]:
@@ -46,18 +62,32 @@ class _Handler(logging.Handler):
     A write lets other threads run before it comes back, which costs more than the line itself.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, *, as_json: bool) -> None:
         super().__init__()
+        self.setFormatter(_Formatter(as_json=as_json))
+        self._shown = _encode if as_json else _as_text
         self._stream = stream
         self._lines: list[str] = []
 
+    def tell(self, level: int, name: str, fields: Mapping[str, Any]) -> None:
+        """Hold the line of an event of ours."""
+        line = {"time": _time(time.time()), "level": _NAMES[level], "event": name}
+        line.update({k: v for k, v in fields.items() if v is not None})
+        shown = self._shown(line)
+        with self.lock or contextlib.nullcontext():
+            self._hold(shown, level)
+
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._lines.append(self.format(record))
+            line = self.format(record)
         except Exception:
             self.handleError(record)
             return
-        if record.levelno > logging.INFO or len(self._lines) >= LINES_HELD_MAX:
+        self._hold(line, record.levelno)
+
+    def _hold(self, line: str, level: int) -> None:
+        self._lines.append(line)
+        if level > logging.INFO or len(self._lines) >= LINES_HELD_MAX:
             self.flush()
         elif len(self._lines) == 1:
             try:
@@ -93,9 +123,11 @@ class _Formatter(logging.Formatter):
         if record.exc_info and record.exc_info[1] is not None:
             fields["error_class"] = type(record.exc_info[1]).__name__
             fields["frames"] = frames(record.exc_info[1])
-        if self._as_json:
-            return _encode(fields)
-        return " ".join(f"{k}={_shown(v)}" for k, v in fields.items())
+        return _encode(fields) if self._as_json else _as_text(fields)
+
+
+def _as_text(fields: Mapping[str, Any]) -> str:
+    return " ".join(f"{k}={_shown(v)}" for k, v in fields.items())
 
 
 def _time(at: float) -> str:

@@ -114,8 +114,9 @@ async def serving(settings: Settings, tracing: Tracing | None = None) -> AsyncIt
         parts = _Parts(settings, database, own, aside, ring, tracing)
         named = certificates is not None and certificates.asks_clients
         boundary = parts.boundary(names_clients=named)
-        server = grpc.aio.server(interceptors=[boundary], options=listeners.options(settings))
-        _add_services(server, settings, parts)
+        _add_services(boundary, settings, parts)
+        server = grpc.aio.server(options=listeners.options(settings))
+        server.add_generic_rpc_handlers((boundary,))
         # Addresses are bound before PostgreSQL starts: they may be taken.
         address = stack.enter_context(listeners.bound(server, settings, certificates))
         running = Running(address, parts.startup)
@@ -240,12 +241,13 @@ class _Parts:
             yield
 
 
-def _add_services(server: grpc.aio.Server, settings: Settings, parts: _Parts) -> None:
-    sip_trunk_service_pb2_grpc.add_SipTrunkServiceServicer_to_server(parts.service, server)
-    health_pb2_grpc.add_HealthServicer_to_server(HealthService(parts.readiness), server)
+def _add_services(boundary: Any, settings: Settings, parts: _Parts) -> None:
+    """Add what is served, by generated code that takes the boundary for a server."""
+    sip_trunk_service_pb2_grpc.add_SipTrunkServiceServicer_to_server(parts.service, boundary)
+    health_pb2_grpc.add_HealthServicer_to_server(HealthService(parts.readiness), boundary)
     if settings.reflection:
         files = (sip_trunk_service_pb2.DESCRIPTOR, health_pb2.DESCRIPTOR)
-        reflection.add(server, [s.full_name for f in files for s in f.services_by_name.values()])
+        reflection.add(boundary, [s.full_name for f in files for s in f.services_by_name.values()])
 
 
 def _front(

@@ -40,6 +40,11 @@ class Lines:
         for node in ast.walk(self._tree):
             if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
                 continue
+            if ast.unparse(node.func) == "logs.event":
+                _, level, event, told = node.args
+                assert isinstance(event, ast.Constant), ast.unparse(node)
+                yield str(event.value), set(_levels(level)), self._fields(told, node)
+                continue
             if not isinstance(node.func.value, ast.Name) or node.func.value.id != "log":
                 continue
             assert node.func.attr in LEVELS | {"log"}, ast.unparse(node)

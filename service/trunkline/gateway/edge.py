@@ -11,10 +11,10 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from trunkline import logs
 from trunkline.admission import Gate
 from trunkline.errors import ExhaustedError
 from trunkline.gateway import problems
-from trunkline.logs import frames
 from trunkline.tallies import Tally
 from trunkline.tracing import CARRIED, Span, Tracing
 from trunkline.ulids import Ulids
@@ -137,7 +137,7 @@ class Edge:
                 extra={
                     "request_id": request_id,
                     "error_class": type(error).__name__,
-                    "frames": frames(error),
+                    "frames": logs.frames(error),
                     "trace_id": span.trace_id if span else None,
                     "span_id": span.span_id if span else None,
                 },
@@ -182,10 +182,11 @@ class Edge:
         what = f"{_named(scope['method'])[0]} {route}" if route else NO_ROUTE
         untold = status == TURNED_AWAY or (route is not None and route.endswith(_WATCH))
         self._load.tally.add(what, str(status), None if untold else seconds)
-        log.log(
+        logs.event(
+            log,
             logging.DEBUG if scope["path"] in _QUIET else logging.INFO,
             "request",
-            extra={
+            {
                 "method": scope["method"],
                 "path": _shown(path),
                 "status": status,
