@@ -21,7 +21,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from trunkline import errors, statuses, tls
 from trunkline.admission import TURNED_AWAY, Gate
 from trunkline.auth import Verifier, require_scope, set_caller
-from trunkline.calls import HEALTH, Call
+from trunkline.calls import HEALTH, Bound, Call
 from trunkline.readiness import Readiness
 from trunkline.tallies import Tally
 from trunkline.tracing import CARRIED, Tracing
@@ -129,7 +129,7 @@ class Boundary(grpc.GenericRpcHandler):
             call = self._call(method, context)
             try:
                 call.enter(gate)
-                async with asyncio.timeout(_within(call, context.time_remaining())):
+                with Bound(_within(call, context.time_remaining())):
                     await self._admit(call, request, context)
                     return await behaviour(request, context)
             except BaseException as error:

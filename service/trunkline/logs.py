@@ -68,14 +68,24 @@ class _Handler(logging.Handler):
         self._shown = _encode if as_json else _as_text
         self._stream = stream
         self._lines: list[str] = []
+        self._second, self._written = -1, ""
 
     def tell(self, level: int, name: str, fields: Mapping[str, Any]) -> None:
         """Hold the line of an event of ours."""
-        line = {"time": _time(time.time()), "level": _NAMES[level], "event": name}
+        line = {"time": self._now(), "level": _NAMES[level], "event": name}
         line.update({k: v for k, v in fields.items() if v is not None})
         shown = self._shown(line)
         with self.lock or contextlib.nullcontext():
             self._hold(shown, level)
+
+    def _now(self) -> str:
+        """As `_time` has it; the second in it is written anew when it is another one."""
+        at = time.time()
+        second = int(at)
+        if second != self._second:
+            self._second = second
+            self._written = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        return f"{self._written}.{int((at - second) * 1000):03}+00:00"
 
     def emit(self, record: logging.LogRecord) -> None:
         try:

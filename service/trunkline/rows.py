@@ -137,7 +137,9 @@ def etag(revision: int, updated_at: datetime) -> str:
 
     The time in it tells a trunk that came back from a backup from the one that it was.
     """
-    return f'"{revision:x}-{(updated_at - _EPOCH) // _MICROSECOND:x}"'
+    since = updated_at - _EPOCH
+    micros = (since.days * 86400 + since.seconds) * 1_000_000 + since.microseconds
+    return f'"{revision:x}-{micros:x}"'
 
 
 def etag_parts(text: str) -> tuple[int, datetime]:

@@ -105,27 +105,38 @@ class Kept:
         self._returns: set[asyncio.Task[None]] = set()
         self.age = 0
 
+    def at_hand(self) -> "Connection | None":
+        """The connection that was used last; None where none is kept, or that one has ended."""
+        if not self._idle or not sessions.is_open(self._idle[-1]):
+            return None
+        connection = self._idle.pop()
+        self._unused = min(self._unused, len(self._idle))
+        return connection
+
     async def take(self) -> Connection:
-        """The connection that was used last, or one of the driver's pool."""
+        """One that is kept, or one of the driver's pool."""
         while self._idle:
-            connection = self._idle.pop()
-            self._unused = min(self._unused, len(self._idle))
-            if sessions.is_open(connection):
+            if connection := self.at_hand():
                 return connection
-            await self._pool.release(connection)
+            await self._pool.release(self._idle.pop())
+            self._unused = min(self._unused, len(self._idle))
         return await self._pool.acquire()
 
-    async def give(self, connection: Connection, age: int) -> None:
-        """Give one back that was taken at an age and left well."""
+    def keeps(self, connection: Connection, age: int) -> bool:
+        """Keep one that was taken at an age and left well; False where it is not to be kept."""
         if age != self.age or sessions.is_demoted(connection):
-            if age == self.age:
-                await self.expire()
-            await self._pool.release(connection)
-            return
+            return False
         self._idle.append(connection)
         if self._sweep is None:
             loop = asyncio.get_running_loop()
             self._sweep = loop.call_later(SWEEP_SECONDS, self._swept)
+        return True
+
+    async def give(self, connection: Connection, age: int) -> None:
+        """Give back one that is not to be kept."""
+        if age == self.age:
+            await self.expire()
+        await self._pool.release(connection)
 
     async def end(self, connection: Connection) -> None:
         """Give one back whose statement was left or has failed: it may have to be ended first."""
@@ -199,7 +210,7 @@ class Lease:
         await self._lane.enter()
         try:
             self._age = self._kept.age
-            self._connection = await self._kept.take()
+            self._connection = self._kept.at_hand() or await self._kept.take()
         except BaseException:
             self._lane.leave()
             raise
@@ -211,7 +222,8 @@ class Lease:
                 self._connection.remove_query_logger(self._statements.ran)
         try:
             if kind is None:
-                await self._kept.give(self._connection, self._age)
+                if not self._kept.keeps(self._connection, self._age):
+                    await self._kept.give(self._connection, self._age)
             else:
                 # What ends the block is what is told, not what becomes of the connection.
                 await self._kept.end(self._connection)

@@ -1,0 +1,93 @@
+"""The bound of a call's time: as `asyncio.timeout`, which it stands for."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from trunkline.calls import Bound
+
+SOON, NEVER = 0.01, 60.0
+
+
+@asynccontextmanager
+async def ours(seconds: float) -> AsyncIterator[None]:
+    with Bound(seconds):
+        yield
+
+
+@pytest.fixture(params=[ours, asyncio.timeout], ids=["ours", "asyncio"])
+def bound(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+async def test_block_in_time_is_left_alone(bound: Any) -> None:
+    async with bound(NEVER):
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+
+async def test_block_that_is_over_is_not_ended_later(bound: Any) -> None:
+    async with bound(SOON):
+        pass
+    await asyncio.sleep(5 * SOON)
+
+
+async def test_block_is_ended_by_timeout_error(bound: Any) -> None:
+    with pytest.raises(TimeoutError):
+        async with bound(SOON):
+            await asyncio.sleep(NEVER)
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+    await asyncio.sleep(0)
+
+
+async def test_what_the_block_raises_is_what_is_told(bound: Any) -> None:
+    with pytest.raises(ValueError, match="theirs"):
+        async with bound(NEVER):
+            raise ValueError("theirs")
+
+
+async def test_what_the_block_raises_on_its_way_out_is_what_is_told(bound: Any) -> None:
+    async def work() -> None:
+        async with bound(SOON):
+            try:
+                await asyncio.sleep(NEVER)
+            except asyncio.CancelledError:
+                raise ValueError("on the way out") from None
+
+    with pytest.raises(ValueError, match="on the way out"):
+        await work()
+
+
+async def test_cancel_from_outside_stays_a_cancel(bound: Any) -> None:
+    entered = asyncio.Event()
+
+    async def work() -> None:
+        async with bound(SOON):
+            entered.set()
+            await asyncio.sleep(NEVER)
+
+    task = asyncio.create_task(work())
+    await entered.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_cancel_beside_the_bound_stays_a_cancel(bound: Any) -> None:
+    async def work() -> None:
+        async with bound(0):
+            task = asyncio.current_task()
+            assert task is not None
+            asyncio.get_running_loop().call_later(SOON, task.cancel)
+            try:
+                await asyncio.sleep(NEVER)
+            except asyncio.CancelledError:
+                await asyncio.sleep(NEVER)
+
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.create_task(work())
