@@ -1,6 +1,5 @@
 """One call, as the log and its span tell of it."""
 
-import asyncio
 import logging
 import math
 import time
@@ -22,38 +21,6 @@ OTHER_METHOD = "_OTHER"
 """What the conventions call a method that there is not."""
 _FAULTS = ("UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS")
 """The codes that are errors of the server by the conventions; others are answers."""
-
-
-class Bound:
-    """Ends a block after some seconds by TimeoutError, as `asyncio.timeout` does.
-
-    That one can be moved, and is entered and left in coroutines: it costs three times as much.
-    """
-
-    __slots__ = ("_cancelling", "_passed", "_task", "_timer")
-
-    def __init__(self, seconds: float) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._task = task
-        self._cancelling = task.cancelling()
-        self._passed = False
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._pass)
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._timer.cancel()
-        if not self._passed:
-            return
-        others = self._task.uncancel() > self._cancelling
-        if kind is not None and issubclass(kind, asyncio.CancelledError) and not others:
-            raise TimeoutError
-
-    def _pass(self) -> None:
-        self._passed = True
-        self._task.cancel()
 
 
 @dataclass(slots=True)

@@ -21,7 +21,8 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from trunkline import errors, statuses, tls
 from trunkline.admission import TURNED_AWAY, Gate
 from trunkline.auth import Verifier, require_scope, set_caller
-from trunkline.calls import HEALTH, Bound, Call
+from trunkline.bounds import Bound
+from trunkline.calls import HEALTH, Call
 from trunkline.readiness import Readiness
 from trunkline.tallies import Tally
 from trunkline.tracing import CARRIED, Tracing

@@ -27,6 +27,7 @@ from tests.e2e.processes import SECONDS_MAX, Server, free_address, health, statu
 from tests.e2e.sealed import opened
 from tests.integration.conftest import created
 from tests.support import KEYS, KEYS_NEWER, TOKEN, Stub, connected, refusal, update
+from trunkline.cli import serve
 from trunkline.config import CLIENT_PING_SECONDS_MIN, KEEPALIVE_ANSWER_SECONDS_MAX
 
 ROUNDS = sized(ci=2, full=12)
@@ -227,6 +228,7 @@ async def test_a_server_that_is_about_to_end_answers_while_health_says_no(
         assert await status(fleet.grpc[0]) == "NOT_SERVING"
         assert await status(fleet.grpc[0], "liveness") == "SERVING"
         assert await measured(fleet.metrics[0], CALLS, HEALTH_WATCH) == 0
+        await asyncio.sleep(serve.TOGETHER_SECONDS)
         fleet.servers[0].signal(signal.SIGTERM)
         assert (await fleet.servers[0].ended()).code == 1
 

@@ -1,10 +1,8 @@
 """The ASGI application: routes, limits, ids, and one answer for every fault."""
 
 import asyncio
-import contextlib
 import math
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
 
 import grpc
 from starlette.applications import Starlette
@@ -18,6 +16,7 @@ from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Scope
 
 from trunkline import tracing
+from trunkline.bounds import Bound
 from trunkline.gateway import docs, handlers, problems, replies, requests, routes, upstream
 from trunkline.gateway.edge import ROUTE, Edge, Load, response
 
@@ -114,25 +113,19 @@ def _endpoint(
     return endpoint
 
 
-async def _unless_gone(request: Request, work: Any, seconds: float) -> Response:
+async def _unless_gone(request: Request, work: Awaitable[Response], seconds: float) -> Response:
     """The handler's answer; a caller who goes away, or the deadline, cancels its calls."""
-    task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_gone(request))
     try:
-        done, _ = await asyncio.wait(
-            (task, gone), timeout=seconds, return_when=asyncio.FIRST_COMPLETED
-        )
-        if task in done:
-            return await task  # type: ignore[no-any-return]
-        if gone in done:
-            raise ClientDisconnect
-        raise problems.ProblemError(504, "DEADLINE_EXCEEDED", "the request's time is up")
+        with Bound(seconds) as bound:
+            gone.add_done_callback(lambda _: None if gone.cancelled() else bound.end())
+            return await work
+    except TimeoutError:
+        if gone.done():
+            raise ClientDisconnect from None
+        raise problems.ProblemError(504, "DEADLINE_EXCEEDED", "the request's time is up") from None
     finally:
-        for one in (task, gone):
-            if not one.done():
-                one.cancel()
-                with contextlib.suppress(asyncio.CancelledError, Exception):
-                    await one
+        gone.cancel()
 
 
 async def _gone(request: Request) -> None:
@@ -142,7 +135,7 @@ async def _gone(request: Request) -> None:
 
 async def _body(request: Request) -> bytes:
     try:
-        async with asyncio.timeout(BODY_SECONDS_MAX):
+        with Bound(BODY_SECONDS_MAX):
             return await _bounded_body(request)
     except TimeoutError:
         raise problems.ProblemError(

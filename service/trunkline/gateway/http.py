@@ -6,29 +6,23 @@ import logging
 import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
 
 import grpc
 import uvicorn
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from trunkline import tls
 from trunkline.config import Settings
 from trunkline.gateway import upstream
 from trunkline.gateway.app import application
 from trunkline.gateway.edge import Load
+from trunkline.gateway.protocol import Protocol, SecureProtocol
 
 log = logging.getLogger("trunkline.http")
 
-HEADER_BYTES_MAX = 32 << 10
 KEEP_ALIVE_SECONDS = 75
 BACKLOG_MAX = 2048
 PROBE_SECONDS_MAX = 5.0
-PARTING_SECONDS_MAX = 3.0
-"""How long a client may take to answer the end of TLS while the gateway ends."""
-PARTING_LOOK_SECONDS = 0.1
 
 
 class _Server(uvicorn.Server):
@@ -36,28 +30,6 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Leave signals alone: the service drains in its own order."""
         yield
-
-
-class _SecureProtocol(H11Protocol):
-    """HTTP within TLS: tells who the client is, and does not wait for one that is idle to part."""
-
-    def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
-        client = tls.peer_name(transport.get_extra_info("peercert") or {})
-        if client is not None:
-            host, port = transport.get_extra_info("peername")[:2]
-            extra = {"peer": f"{host}:{port}", "client_certificate": client}
-            log.info("connection", extra=extra)
-
-    def shutdown(self) -> None:
-        super().shutdown()
-        self._part()
-
-    def _part(self) -> None:
-        if self.transport.is_closing():
-            self.loop.call_later(PARTING_SECONDS_MAX, self.transport.abort)
-        else:  # there is a response under way
-            self.loop.call_later(PARTING_LOOK_SECONDS, self._part)
 
 
 @contextlib.contextmanager
@@ -107,7 +79,7 @@ async def running(
     """
     config = uvicorn.Config(
         app,
-        http=_SecureProtocol if context else H11Protocol,
+        http=SecureProtocol if context else Protocol,
         ws="none",
         lifespan="off",
         log_config=None,
@@ -116,7 +88,6 @@ async def running(
         backlog=BACKLOG_MAX,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=drain_seconds,
-        h11_max_incomplete_event_size=HEADER_BYTES_MAX,
     )
     config.load()
     # Not by a setting of uvicorn's: those name files, which it reads once.

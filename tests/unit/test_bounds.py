@@ -1,4 +1,4 @@
-"""The bound of a call's time: as `asyncio.timeout`, which it stands for."""
+"""The bound of a block's time: as `asyncio.timeout`, which it stands for."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from trunkline.calls import Bound
+from trunkline.bounds import Bound
 
 SOON, NEVER = 0.01, 60.0
 
