@@ -1,5 +1,6 @@
 """Request ids, traces, deadlines, tokens, and limits on the header."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from typing import Any
@@ -9,7 +10,7 @@ import httpx
 import pytest
 
 from tests.conftest import running
-from tests.http.clients import Connection, client
+from tests.http.clients import SECONDS_MAX, Connection, client
 from tests.http.relay import relayed
 from tests.http.trunks import ABSENT, TRUNKS, created, problem, read, userpass
 from tests.integration.conftest import minted
@@ -99,7 +100,7 @@ async def test_a_request_whose_time_is_up_is_504_and_writes_nothing(
     http: httpx.AsyncClient, database: str
 ) -> None:
     trunk = await created(http)
-    holder = await asyncpg.connect(database)
+    holder, looker = [await asyncpg.connect(database) for _ in range(2)]
     async with holder.transaction():
         await holder.execute("SELECT FROM trunks WHERE id = $1 FOR UPDATE", trunk["id"])
         response = await http.patch(
@@ -109,7 +110,16 @@ async def test_a_request_whose_time_is_up_is_504_and_writes_nothing(
         )
         found = problem(response)
         assert (found.status, found.reason) == (504, "DEADLINE_EXCEEDED")
+        # The caller is told first; who lets go of the row before its statement ends lets it write.
+        waiting = (
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+            " AND wait_event_type = 'Lock'"
+        )
+        async with asyncio.timeout(SECONDS_MAX):
+            while await looker.fetchval(waiting):  # noqa: ASYNC110 - a row
+                await asyncio.sleep(0.01)
     await holder.close()
+    await looker.close()
     assert await read(http, trunk["id"]) == trunk
 
 
