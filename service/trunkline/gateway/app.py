@@ -79,6 +79,8 @@ class _Verb(Route):
     """A route that has its path to itself, whatever the method."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        if ":" in self.path and ":" not in scope["path"]:
+            return Match.NONE, {}
         found, child = super().matches(scope)
         child[ROUTE] = self.path
         own = ":" in self.path and found is Match.PARTIAL

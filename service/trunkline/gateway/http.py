@@ -85,6 +85,7 @@ async def running(
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # the log's peer is who connected
         backlog=BACKLOG_MAX,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=drain_seconds,
