@@ -111,12 +111,18 @@ def bits_of(names: Iterable[str]) -> int:
 
 
 def _difference(f: Field, is_named: Callable[[str], str]) -> str:
-    """The field's name where it changes, else NULL. A secret that is sent always does."""
+    """The field's name where it changes, else NULL. A secret that is sent always does.
+
+    One that is not named is set to itself: a single plain value is compared sooner than it is asked
+    whether it is named.
+    """
     if f.secret:
         return f"CASE WHEN {is_named(f.name)} THEN '{f.name}' END"
     names = [c.name for c in COLUMNS if c.field == f.name]
     ours, theirs = (", ".join(f"{side}.{name}" for name in names) for side in "ms")
     differs = f"({ours}) IS DISTINCT FROM ({theirs})"
+    if len(names) == 1 and not f.repeated:
+        return f"CASE WHEN {differs} THEN '{f.name}' END"
     return f"CASE WHEN {is_named(f.name)} AND {differs} THEN '{f.name}' END"
 
 
