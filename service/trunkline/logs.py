@@ -17,7 +17,8 @@ _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime
 _NAMES = {getattr(logging, name.upper()): name for name in LEVELS}
 _FRAMES_MAX = 30
 LINES_HELD_MAX = 1000
-"""How many lines may wait for the end of a turn of the event loop."""
+HELD_SECONDS_MAX = 0.02
+"""How many lines may wait to be written together, and for how long."""
 _encode = json.JSONEncoder(default=str).encode
 
 
@@ -57,7 +58,7 @@ def frames(error: BaseException) -> list[str]:
 
 
 class _Handler(logging.Handler):
-    """Writes the lines of one turn of the event loop together, and what goes wrong at once.
+    """Writes the lines of HELD_SECONDS_MAX together, and what goes wrong at once.
 
     A write lets other threads run before it comes back, which costs more than the line itself.
     """
@@ -101,7 +102,7 @@ class _Handler(logging.Handler):
             self.flush()
         elif len(self._lines) == 1:
             try:
-                asyncio.get_running_loop().call_soon(self.flush)
+                asyncio.get_running_loop().call_later(HELD_SECONDS_MAX, self.flush)
             except RuntimeError:  # no loop in this thread
                 self.flush()
 

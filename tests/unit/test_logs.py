@@ -10,6 +10,7 @@ import pytest
 from trunkline import logs
 
 log = logging.getLogger("trunkline.test")
+SECONDS_MAX = 60
 
 
 class Writes(io.StringIO):
@@ -46,18 +47,40 @@ def root() -> Iterator[None]:
     kept.setLevel(before[2])
 
 
+async def written(stream: Writes, count: int) -> None:
+    """Wait for so many writes."""
+    async with asyncio.timeout(SECONDS_MAX):
+        while len(stream.each) < count:  # noqa: ASYNC110 - a list
+            await asyncio.sleep(logs.HELD_SECONDS_MAX / 4)
+
+
 @pytest.mark.usefixtures("root")
-async def test_lines_of_a_turn_of_the_loop_are_one_write() -> None:
+async def test_lines_of_a_while_are_one_write() -> None:
     stream = Writes()
     logs.configure("info", "text", stream)
     log.info("a")
+    await asyncio.sleep(0)
     log.info("b")
     assert stream.each == []
-    await asyncio.sleep(0)
+    await written(stream, 1)
     log.info("c")
-    await asyncio.sleep(0)
+    await written(stream, 2)
     assert stream.events() == [["event=a", "event=b"], ["event=c"]]
     assert all(text.endswith("\n") for text in stream.each)
+
+
+@pytest.mark.usefixtures("root")
+def test_what_is_held_when_the_loop_ends_is_written_at_the_end() -> None:
+    stream = Writes()
+    logs.configure("info", "text", stream)
+
+    async def work() -> None:
+        log.info("a")
+
+    asyncio.run(work())
+    assert stream.each == []
+    logging.shutdown()
+    assert stream.events() == [["event=a"]]
 
 
 @pytest.mark.usefixtures("root")
@@ -68,7 +91,7 @@ async def test_what_goes_wrong_is_written_at_once_after_what_came_before(level: 
     log.info("a")
     log.log(level, "b")
     assert stream.events() == [["event=a", "event=b"]]
-    await asyncio.sleep(0)
+    await asyncio.sleep(2 * logs.HELD_SECONDS_MAX)
     assert len(stream.each) == 1
 
 
@@ -97,7 +120,8 @@ async def test_lines_of_another_thread_are_written() -> None:
     thread = threading.Thread(target=log.info, args=("b",))
     thread.start()
     thread.join()
-    await asyncio.sleep(0)
+    await written(stream, 1)
+    await asyncio.sleep(2 * logs.HELD_SECONDS_MAX)
     assert [event for write in stream.events() for event in write] == ["event=a", "event=b"]
 
 
@@ -105,7 +129,7 @@ async def test_lines_of_another_thread_are_written() -> None:
 async def test_stream_that_is_gone_ends_nothing() -> None:
     logs.configure("info", "text", Broken())
     log.info("a")
-    await asyncio.sleep(0)
+    await asyncio.sleep(2 * logs.HELD_SECONDS_MAX)
     log.warning("b")
 
 
