@@ -2,14 +2,13 @@
 
 import asyncio
 import contextlib
-import json
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.e2e.processes import SECONDS_MAX, Done, Server, free_address
+from tests.e2e.processes import SECONDS_MAX, Done, Server, events, free_address
 from tests.support import KEYS
 
 UPDATE = "/siptrunk.v1.SipTrunkService/UpdateSipTrunk"
@@ -69,7 +68,7 @@ class Rolling:
         server = self.servers[place]
         async with asyncio.timeout(SECONDS_MAX):
             while True:
-                lines = logged(server.err, "call", method=UPDATE, code="OK")
+                lines = events(server.err, "call", method=UPDATE, code="OK")
                 peers = {line["peer"] for line in lines if line["peer"].startswith("ipv4:")}
                 if len(peers) >= callers:
                     return
@@ -102,13 +101,6 @@ async def until(address: str, wanted: float, name: str, *labels: str) -> None:
     async with asyncio.timeout(SECONDS_MAX):
         while await measured(address, name, *labels) != wanted:  # noqa: ASYNC110 - a page
             await asyncio.sleep(POLL_SECONDS)
-
-
-def logged(log: str, event: str, **fields: Any) -> list[dict[str, Any]]:
-    """The lines of a log that tell of an event."""
-    marked = (line for line in log.splitlines() if f'"event": "{event}"' in line)
-    lines = [json.loads(line) for line in marked]
-    return [line for line in lines if fields.items() <= line.items()]
 
 
 def faults(log: str) -> list[str]:

@@ -34,13 +34,14 @@ SERVICE = "siptrunk.v1.SipTrunkService"
 ROUND_ROBIN: dict[str, Any] = {"loadBalancingConfig": [{"round_robin": {}}]}
 HEALTHY = ROUND_ROBIN | {"healthCheckConfig": {"serviceName": SERVICE}}
 """No retries: a server that says NOT_SERVING gets no new calls, and nothing else is needed."""
+ATTEMPTS_MAX = 5
 RETRYING = ROUND_ROBIN | {
     "methodConfig": [
         {
             "name": [{"service": SERVICE}],
             "waitForReady": True,
             "retryPolicy": {
-                "maxAttempts": 5,
+                "maxAttempts": ATTEMPTS_MAX,
                 "initialBackoff": "0.1s",
                 "maxBackoff": "2s",
                 "backoffMultiplier": 2,
@@ -269,7 +270,9 @@ class Load:
     async def _patched(
         self, access: Access, client: httpx.AsyncClient, place: int, trunk: str, text: str
     ) -> int:
-        """One PATCH; the server to ask next. Another is asked only where a connection is refused.
+        """One PATCH; the server to ask next. Another is asked where a connection is refused.
+
+        Those who retry ask another one also where it is cut: that is safe, for the key's sake.
 
         Args:
             access: how it is called.
@@ -279,13 +282,16 @@ class Load:
             text: to be its description.
         """
         headers = dict(access.metadata) | {"idempotency-key": f"{trunk}-{text}"}
-        for now in range(place, place + len(access.fronts)):
+        retries = access.config is RETRYING
+        for now in range(place, place + (ATTEMPTS_MAX if retries else len(access.fronts))):
             url = access.url(now, f"{TRUNKS}/{trunk}")
             try:
                 answer = await client.patch(url, json={"description": text}, headers=headers)
             except httpx.ConnectError:
                 continue
             except httpx.HTTPError as error:
+                if retries and isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError):
+                    continue
                 self.failed.append(f"{text} {type(error).__name__} {error}")
                 return now + 1
             if answer.status_code == 200:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Iterator
@@ -21,7 +20,7 @@ from tests.chaos.counting import CALL_SECONDS, LOST, Load, until_health
 from tests.chaos.fleet import reaching
 from tests.chaos.size import sized
 from tests.chaos.wire import wired
-from tests.e2e.processes import SECONDS_MAX, Server, health, status
+from tests.e2e.processes import SECONDS_MAX, Server, events, health, status
 from tests.integration.conftest import created, minted
 from tests.support import KEYS, connected, refusal, update
 
@@ -106,8 +105,7 @@ async def outcome(call: Any) -> tuple[str, str]:
 
 def ended(server: Server) -> list[tuple[str, str]]:
     """How the server's own log says that updates have ended."""
-    lines = [json.loads(line) for line in server.err.splitlines() if line.startswith("{")]
-    calls = [line for line in lines if line.get("method") == METHOD]
+    calls = events(server.err, method=METHOD)
     return [(call["code"], call.get("reason") or "") for call in calls]
 
 

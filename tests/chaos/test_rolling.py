@@ -16,14 +16,14 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from siptrunk.v1 import sip_trunk_service_pb2 as pb
 from tests.chaos.fleet import bearer
-from tests.chaos.rolling_fleet import UPDATE, Rolling, faults, logged, measured, until
+from tests.chaos.rolling_fleet import UPDATE, Rolling, faults, measured, until
 from tests.chaos.rolling_links import ENHANCE_YOUR_CALM, Balancer, Pinging
 from tests.chaos.rolling_load import CALLERS, HEALTHY, RETRYING, TRUNKS, Access, Load
 from tests.chaos.rolling_rotation import Certificates, rotate_keys, rotate_token, token_made
 from tests.chaos.rolling_storm import GIVEN_UP, Storm, assert_nothing_is_left
 from tests.chaos.size import sized
 from tests.conftest import _copied
-from tests.e2e.processes import SECONDS_MAX, Server, free_address, health, status
+from tests.e2e.processes import SECONDS_MAX, Server, events, free_address, health, status
 from tests.e2e.sealed import opened
 from tests.integration.conftest import created
 from tests.support import KEYS, KEYS_NEWER, TOKEN, Stub, connected, refusal, update
@@ -301,7 +301,7 @@ async def test_server_with_calls_that_never_end_ends_before_it_is_killed(
             except TimeoutError:
                 pytest.fail("it did not end in time")
             assert done.code == 0
-            assert len(logged(done.err, "call", method=HEALTH_WATCH)) == 1
+            assert len(events(done.err, "call", method=HEALTH_WATCH)) == 1
             assert await call == "UNAVAILABLE"
             assert (await request).status_code in (500, 503)
         await holder.close()

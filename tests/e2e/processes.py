@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import itertools
+import json
 import os
+import random
 import signal
 import socket
 import sys
@@ -23,6 +25,9 @@ PROGRAM = Path(sys.executable).parent / "trunkline"
 SECONDS_MAX = 90
 """The bound on anything that a process is waited for."""
 READY = b"trunkline ready grpc="
+PROBES_MAX = 100
+PORTS = range(20_000, 32_000)
+"""Below those that Linux gives to clients (`ip_local_port_range`)."""
 _runs = itertools.count(1)
 
 
@@ -70,10 +75,21 @@ async def command(*arguments: str | Path, stdin: str = "", **variables: str) -> 
 
 
 def free_address() -> str:
-    """An address that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
+    """An address that nothing listens on now, and that no client of anybody gets as its own."""
+    for port in random.SystemRandom().sample(PORTS, PROBES_MAX):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return f"127.0.0.1:{port}"
+    raise AssertionError(f"none of {PROBES_MAX} ports is free")
+
+
+def events(log: str, event: str = "", **fields: Any) -> list[dict[str, Any]]:
+    """The lines of a log that tell of an event with such fields; one that is not whole is none."""
+    whole = log.rpartition("\n")[0]
+    lines = [json.loads(line) for line in whole.splitlines() if line.startswith("{")]
+    return [
+        line for line in lines if event in ("", line["event"]) and fields.items() <= line.items()
+    ]
 
 
 class Server:
@@ -169,13 +185,13 @@ class Server:
         assert self._ready.is_set(), f"exit code {self.returncode}: {self.err}"
         return self.out.rpartition(READY.decode())[2].split()[0]
 
-    async def logged(self, text: str) -> str:
-        """Wait until a line of the log has a text; the line."""
+    async def logged(self, text: str, count: int = 1) -> str:
+        """Wait until so many lines of the log have a text; the last of these."""
         async with asyncio.timeout(SECONDS_MAX):
             while True:
-                for line in self.err.splitlines():
-                    if text in line:
-                        return line
+                found = [line for line in self.err.splitlines() if text in line]
+                if len(found) >= count:
+                    return found[count - 1]
                 assert self.returncode is None, self.err
                 await asyncio.sleep(0.05)
 

@@ -208,6 +208,7 @@ async def test_a_killed_server_costs_neither_the_change_nor_an_event(
                 done = await change
                 assert (done.code, done.err) == (0, "")
                 assert '"2-' in done.out
+                await second.logged(f"/{SERVICE}/UpdateSipTrunk")
                 answers = re.findall(rf'"/{SERVICE}/UpdateSipTrunk", "code": "(\w+)"', second.err)
                 assert answers == ["OK"]
                 async with connected(address) as stub:
@@ -307,6 +308,7 @@ async def test_programs_trust_a_ca_and_show_a_certificate(
             assert (done.code, done.err) == (0, "")
             assert f"qualify_frequency={number} " in done.out
         # Each reads the trunk, and changes it.
+        await server.logged('"client_certificate": "a-client"', 2 * len(every))
         assert server.err.count('"client_certificate": "a-client"') == 2 * len(every)
 
 

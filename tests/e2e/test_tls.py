@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import grpc
 import httpx
@@ -22,6 +21,7 @@ from tests.e2e.processes import (
     Server,
     command,
     environment,
+    events,
     free_address,
     not_started,
 )
@@ -49,11 +49,6 @@ async def serving(directory: Path, database: str, **variables: str) -> AsyncIter
 
 def http_address(server: Server) -> str:
     return server.out.rpartition("http=")[2].strip()
-
-
-def logged(server: Server, event: str, **fields: Any) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in server.err.splitlines() if line.startswith("{")]
-    return [line for line in lines if line["event"] == event and fields.items() <= line.items()]
 
 
 @pytest.fixture
@@ -104,7 +99,7 @@ async def test_server_with_a_certificate_listens_for_all(database: str, tmp_path
     async with serving(
         tmp_path, database, grpc_address="0.0.0.0:0", http_address="0.0.0.0:0", **pair
     ) as server:
-        assert logged(server, "plaintext") == []
+        assert events(server.err, "plaintext") == []
         address = (await server.ready()).replace("0.0.0.0", "127.0.0.1")
         async with connected(address, trusting(CA)) as stub:
             await stub.ListSipTrunks(LIST)
@@ -141,7 +136,8 @@ async def test_commands_call_a_server_with_tls(
             **variables,
         )
         assert (done.code, done.out.split()[:2]) == (0, ["revision", "1"])
-        names = {line["client_certificate"] for line in logged(server, "call")}
+        await server.logged("ListSipTrunkRevisions")
+        names = {line["client_certificate"] for line in events(server.err, "call")}
         assert names == {"a-person", "me"}
 
 
@@ -292,12 +288,14 @@ async def test_certificates_change_under_load_without_a_failed_call(
         load.ended = True
         await running
         assert load.failed == []
-        assert len(logged(server, "tls_reload_failed")) == 1
-        assert len(logged(server, "tls_reloaded")) == ROTATIONS + 1
+        assert len(events(server.err, "tls_reload_failed")) == 1
+        assert len(events(server.err, "tls_reloaded")) == ROTATIONS + 1
         for port in (address, http_address(server)):
             assert await shown(port, NEWER_CA) == last.serial
             assert not await is_under(port, CA)
-        updates = logged(server, "call", method="/siptrunk.v1.SipTrunkService/UpdateSipTrunk")
+        method = "/siptrunk.v1.SipTrunkService/UpdateSipTrunk"
+        await server.logged(method, load.done)
+        updates = events(server.err, "call", method=method)
         assert {line["code"] for line in updates} == {"OK"}
         assert len(updates) == load.done
         assert "PRIVATE KEY" not in server.err

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.processes import PROGRAM, SECONDS_MAX, Server, environment, not_started
+from tests.e2e.processes import PROGRAM, SECONDS_MAX, Server, environment, events, not_started
 from tests.http.clients import client
 from tests.integration.collecting import (
     Collector,
@@ -59,11 +58,6 @@ def trunk(secret: str) -> dict[str, Any]:
     }
 
 
-def logged(server: Server, event: str) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in server.err.splitlines() if line.startswith("{")]
-    return [line for line in lines if line["event"] == event]
-
-
 def only(spans: list[Seen], name: str) -> Seen:
     found = [span for span in spans if span.name == name]
     assert len(found) == 1
@@ -97,13 +91,13 @@ async def test_a_request_is_one_trace_down_to_the_database(
         assert collector.paths == set()
     else:
         assert collector.paths == {"/v1/traces"}
-    request, call = (logged(server, event)[0] for event in ("request", "call"))
+    request, call = (events(server.err, event)[0] for event in ("request", "call"))
     assert request["trace_id"] == call["trace_id"] == TRACE
     assert request["span_id"] != call["span_id"]
     assert secret.encode() not in collector.sent
     assert b"Acme Traced" not in collector.sent
     assert TOKEN.encode() not in collector.sent
-    assert logged(server, "traces_not_flushed") == []
+    assert events(server.err, "traces_not_flushed") == []
 
 
 def _check(collector: Collector, trunk_id: str) -> None:
@@ -180,7 +174,7 @@ async def test_a_collector_that_never_answers_holds_up_neither_calls_nor_the_end
         for _ in range(20):
             assert await asked(http_address(server), "GET", TRUNKS) == []
         assert (await server.stop()).code == 0
-        assert len(logged(server, "traces_not_flushed")) == 1
+        assert len(events(server.err, "traces_not_flushed")) == 1
         assert "Traceback" not in server.err
 
 

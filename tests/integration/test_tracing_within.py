@@ -135,7 +135,7 @@ async def test_the_wait_for_a_connection_is_told(database: str, collector: Colle
         ("GET", "/sip-trunks/trunks/x/", "GET /sip-trunks/trunks/{id}", 404),
         ("PATCH", "/sip-trunks/trunks/x", "PATCH /sip-trunks/trunks/{id}", 404),
         ("GET", "/nothing/here", "GET", 404),
-        ("BREW", "/sip-trunks/trunks", "HTTP /sip-trunks/trunks", 405),
+        ("PURGE", "/sip-trunks/trunks", "HTTP /sip-trunks/trunks", 405),
     ],
 )
 async def test_request_has_a_span_named_by_its_route(
@@ -158,7 +158,7 @@ async def test_request_has_a_span_named_by_its_route(
     assert (span.trace_id, span.parent_id) == (TRACE, PARENT)
     route = {"http.route": name.split()[1]} if " " in name else {}
     assert span.attributes == {
-        "http.request.method": "_OTHER" if method == "BREW" else method,
+        "http.request.method": "_OTHER" if method == "PURGE" else method,
         "http.response.status_code": status,
         "url.path": path,
         "url.scheme": "http",
