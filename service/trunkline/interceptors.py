@@ -16,9 +16,8 @@ from typing import Any
 
 import grpc
 from google.protobuf.message import Message
-from google.protobuf.unknown_fields import UnknownFieldSet
 
-from trunkline import errors, statuses, tls
+from trunkline import errors, statuses, tls, unknown_fields
 from trunkline.admission import TURNED_AWAY, Gate
 from trunkline.auth import Verifier, require_scope, set_caller
 from trunkline.bounds import Bound
@@ -38,7 +37,6 @@ REQUEST_ID_KEY = "x-request-id"
 OPEN_STREAMS_MAX = 100
 REFLECTION_SECONDS_MAX = 60.0
 """How long a stream may last that anybody may open."""
-UNKNOWN_FIELDS_MAX = 20
 UNKNOWN_METHOD = "unknown"
 """What calls of methods that there are not are counted as: their names are the callers'."""
 _REQUEST_ID = re.compile(r"[!-~]{1,128}", re.ASCII)
@@ -246,7 +244,7 @@ class Boundary(grpc.GenericRpcHandler):
             what = "is not a message of the method's type (bad wire format or text not in UTF-8)"
             raise errors.InvalidError([errors.Violation("request", "UNDECODABLE", what)])
         if isinstance(request, Message):
-            _refuse_unknown_fields(request)
+            unknown_fields.refuse(request)
 
     def _recheck(self, authorization: str | None) -> Callable[[], Awaitable[None]]:
         async def recheck() -> None:
@@ -366,38 +364,3 @@ def _lenient(deserializer: Callable[[bytes], Any] | None) -> Callable[[bytes], A
             return _Undecodable()
 
     return decoded
-
-
-def _refuse_unknown_fields(request: Message) -> None:
-    known = type(request)()
-    known.CopyFrom(request)
-    known.DiscardUnknownFields()
-    if known.ByteSize() == request.ByteSize():
-        return
-    raise errors.InvalidError(
-        [
-            errors.Violation(
-                path, "UNKNOWN_FIELD", "is a field that this server does not know; is it older?"
-            )
-            for path in _unknown_paths(request, "")[:UNKNOWN_FIELDS_MAX]
-        ]
-    )
-
-
-def _unknown_paths(message: Message, prefix: str) -> list[str]:
-    unknown: Any = UnknownFieldSet(message)  # iterable, which the stubs do not know
-    numbers = sorted({f.field_number for f in unknown})
-    found = [f"{prefix}{number}" for number in numbers]
-    for descriptor, value in message.ListFields():
-        if len(found) >= UNKNOWN_FIELDS_MAX:
-            break
-        if descriptor.type != descriptor.TYPE_MESSAGE:
-            continue
-        if not descriptor.is_repeated:
-            found += _unknown_paths(value, f"{prefix}{descriptor.name}.")
-            continue
-        for position, item in enumerate(value):
-            found += _unknown_paths(item, f"{prefix}{descriptor.name}[{position}].")
-            if len(found) >= UNKNOWN_FIELDS_MAX:
-                break
-    return found
