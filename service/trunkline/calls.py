@@ -57,31 +57,26 @@ class Call:
         self.span = tracing.begin(self._span_name(known=known), headers, attributes)
 
     def end(self, seconds: float, *, known: bool) -> None:
-        """Tell what became of it."""
-        self._log(seconds)
+        """Tell what became of it; nothing of it changes any more."""
+        level = logging.DEBUG if self.method.startswith(HEALTH) else logging.INFO
+        logs.event(log, level, "call", lambda: self._fields(seconds))
         if self.span is not None:
             self._end_span(self.span, known=known)
 
-    def _log(self, seconds: float) -> None:
-        quiet = self.method.startswith(HEALTH)
-        logs.event(
-            log,
-            logging.DEBUG if quiet else logging.INFO,
-            "call",
-            {
-                "method": self.method,
-                "code": self.code,
-                "reason": self.reason,
-                "ms": round(seconds * 1000, 2),
-                "request_id": self.request_id,
-                "account_id": self.identity.account_id if self.identity else None,
-                "token_id": self.identity.token_id if self.identity else None,
-                "peer": self.peer,
-                "client_certificate": self.client_certificate,
-                "trace_id": self.span.trace_id if self.span else None,
-                "span_id": self.span.span_id if self.span else None,
-            },
-        )
+    def _fields(self, seconds: float) -> dict[str, Any]:
+        return {
+            "method": self.method,
+            "code": self.code,
+            "reason": self.reason,
+            "ms": round(seconds * 1000, 2),
+            "request_id": self.request_id,
+            "account_id": self.identity.account_id if self.identity else None,
+            "token_id": self.identity.token_id if self.identity else None,
+            "peer": self.peer,
+            "client_certificate": self.client_certificate,
+            "trace_id": self.span.trace_id if self.span else None,
+            "span_id": self.span.span_id if self.span else None,
+        }
 
     def _end_span(self, span: Span, *, known: bool) -> None:
         attributes: dict[str, Any] = {

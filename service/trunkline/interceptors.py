@@ -9,23 +9,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 import grpc
-from google.protobuf.message import Message
 
-from trunkline import errors, statuses, tls, unknown_fields
+from trunkline import errors, request_ids, statuses, tls, unknown_fields
 from trunkline.admission import TURNED_AWAY, Gate
 from trunkline.auth import Verifier, require_scope, set_caller
-from trunkline.bounds import Bound
+from trunkline.bounds import Bounds
 from trunkline.calls import HEALTH, Call
 from trunkline.readiness import Readiness
+from trunkline.request_ids import RequestIds
 from trunkline.tallies import Tally
 from trunkline.tracing import CARRIED, Tracing
-from trunkline.ulids import Ulids
 
 log = logging.getLogger("trunkline.call")
 
@@ -33,18 +31,25 @@ CALL_SECONDS_MAX = 30.0
 DEADLINE_SECONDS_MIN = 0.005
 """A caller who waits for less than that has no use for the answer, and the database has none for
 the question."""
-REQUEST_ID_KEY = "x-request-id"
 OPEN_STREAMS_MAX = 100
 REFLECTION_SECONDS_MAX = 60.0
 """How long a stream may last that anybody may open."""
 UNKNOWN_METHOD = "unknown"
 """What calls of methods that there are not are counted as: their names are the callers'."""
-_REQUEST_ID = re.compile(r"[!-~]{1,128}", re.ASCII)
 _OPEN_SERVICES = (HEALTH, "/grpc.reflection.v1.", "/grpc.reflection.v1alpha.")
 
 
 class _Undecodable:
     """Stands for a request that is not a message of its type."""
+
+
+class _Unknown:
+    """Stands for a request with fields that this server does not know."""
+
+    __slots__ = ("request",)
+
+    def __init__(self, request: Any) -> None:
+        self.request = request
 
 
 class Boundary(grpc.GenericRpcHandler):
@@ -57,7 +62,6 @@ class Boundary(grpc.GenericRpcHandler):
         verifier: tells who calls.
         readiness: tells whether calls can be answered.
         scopes: the scope that each method needs, by its full name (`/package.Service/Method`).
-        ids: makes request ids for callers that send none in `x-request-id`.
         calls: how many calls are answered at once; those to the health service are not counted.
         streams: likewise for streams.
         tally: what was answered.
@@ -70,7 +74,6 @@ class Boundary(grpc.GenericRpcHandler):
         verifier: Verifier,
         readiness: Readiness,
         scopes: Mapping[str, str],
-        ids: Ulids,
         calls: Gate,
         streams: Gate,
         tally: Tally,
@@ -81,10 +84,11 @@ class Boundary(grpc.GenericRpcHandler):
         self._verifier = verifier
         self._readiness = readiness
         self._scopes = scopes
-        self._ids = ids
+        self._request_ids = RequestIds()
         self._calls = calls
         self._streams = streams
-        self._bounds: set[asyncio.Timeout] = set()
+        self._bounds = Bounds()
+        self._parting: set[asyncio.Timeout] = set()
         self._open_streams = Gate(OPEN_STREAMS_MAX, "reflection streams")
         self._tally = tally
         self._names_clients = names_clients
@@ -128,7 +132,7 @@ class Boundary(grpc.GenericRpcHandler):
             call = self._call(method, context)
             try:
                 call.enter(gate)
-                with Bound(_within(call, context.time_remaining())):
+                with self._bounds.within(_within(call, context.time_remaining())):
                     await self._admit(call, request, context)
                     return await behaviour(request, context)
             except BaseException as error:
@@ -185,11 +189,11 @@ class Boundary(grpc.GenericRpcHandler):
             return
         try:
             async with asyncio.timeout(seconds) as bound:
-                self._bounds.add(bound)
+                self._parting.add(bound)
                 try:
                     yield
                 finally:
-                    self._bounds.discard(bound)
+                    self._parting.discard(bound)
         except TimeoutError:
             if not self._readiness.leaving:
                 raise
@@ -197,7 +201,7 @@ class Boundary(grpc.GenericRpcHandler):
     def part(self) -> None:
         """End the streams that anybody may open: the server is about to end."""
         now = asyncio.get_running_loop().time()
-        for bound in self._bounds:
+        for bound in self._parting:
             bound.reschedule(now)
 
     def _unknown(self, method: str) -> Callable[[Any, Any], Awaitable[Any]]:
@@ -213,11 +217,9 @@ class Boundary(grpc.GenericRpcHandler):
 
     def _call(self, method: str, context: Any, *, known: bool = True) -> Call:
         metadata = context.invocation_metadata() or ()  # made anew each time it is asked for
-        sent = _metadata(metadata, REQUEST_ID_KEY)
-        if not sent or not _REQUEST_ID.fullmatch(sent):
-            sent = self._ids.new()
+        request_id = self._request_ids.of(_metadata(metadata, request_ids.KEY))
         client = tls.client_name(context.auth_context()) if self._names_clients else None
-        call = Call(method, sent, context.peer(), client)
+        call = Call(method, request_id, context.peer(), client)
         call.authorization = _metadata(metadata, "authorization")
         if self._tracing is not None:
             call.trace(self._tracing, _carried(metadata), known=known)
@@ -243,8 +245,8 @@ class Boundary(grpc.GenericRpcHandler):
         if isinstance(request, _Undecodable):
             what = "is not a message of the method's type (bad wire format or text not in UTF-8)"
             raise errors.InvalidError([errors.Violation("request", "UNDECODABLE", what)])
-        if isinstance(request, Message):
-            unknown_fields.refuse(request)
+        if isinstance(request, _Unknown):
+            raise unknown_fields.refusal(request.request)
 
     def _recheck(self, authorization: str | None) -> Callable[[], Awaitable[None]]:
         async def recheck() -> None:
@@ -283,7 +285,7 @@ class Boundary(grpc.GenericRpcHandler):
             status.message,
             (
                 (statuses.DETAILS_KEY, status.SerializeToString()),
-                (REQUEST_ID_KEY, call.request_id),
+                (request_ids.KEY, call.request_id),
             ),
         )
 
@@ -353,13 +355,14 @@ def _serialised_once(serializer: Callable[[Any], bytes] | None) -> Callable[[Any
 
 
 def _lenient(deserializer: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
-    """Hand a request that can't be decoded on, so that it too gets an answer of ours."""
+    """Hand on what is no request of its method's type, so that it too gets an answer of ours."""
     if deserializer is None:
         return None
 
     def decoded(data: bytes) -> Any:
         try:
-            return deserializer(data)
+            request = deserializer(data)
+            return _Unknown(deserializer(data)) if unknown_fields.discarded(request) else request
         except Exception:
             return _Undecodable()
 

@@ -176,7 +176,7 @@ class _Parts:
         self._tracing = tracing
         self.ends = 0.0
         self.database, self.aside = database, aside
-        self.readiness, self.tally, self._ids = Readiness(), Tally(), Ulids()
+        self.readiness, self.tally, ids = Readiness(), Tally(), Ulids()
         self.calls = Gate(settings.calls_max, "calls")
         self.streams = Gate(settings.streams_max, "streams")
         watches = min(settings.streams_max, WATCHES_MAX)
@@ -196,8 +196,8 @@ class _Parts:
             mutations, history, settings.idempotency_hours, settings.history_days
         )
         self.service = SipTrunkService(
-            TrunkStore(database, catalogue, ring, self._ids, mutations),
-            PhoneNumberStore(database, ring, self._ids, mutations),
+            TrunkStore(database, catalogue, ring, ids, mutations),
+            PhoneNumberStore(database, ring, ids, mutations),
             history,
             self.feed,
             Rules(catalogue),
@@ -209,7 +209,6 @@ class _Parts:
             self.verifier,
             self.readiness,
             _scopes(),
-            self._ids,
             self.calls,
             self.streams,
             self.tally,

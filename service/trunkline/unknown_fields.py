@@ -5,31 +5,24 @@ from typing import Any
 from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from trunkline import errors
+from trunkline.errors import InvalidError, Violation
 
 FIELDS_MAX = 20
 """How many are named."""
 
 
-def refuse(request: Message) -> None:
-    """See that a request has no field that this server does not know.
+def discarded(request: Message) -> bool:
+    """Take out of a request what this server does not know; whether there was any of it."""
+    size = request.ByteSize()
+    request.DiscardUnknownFields()
+    return request.ByteSize() != size
 
-    Raises:
-        InvalidError: it has; the first of them are named.
-    """
-    known = type(request)()
-    known.CopyFrom(request)
-    known.DiscardUnknownFields()
-    if known.ByteSize() == request.ByteSize():
-        return
-    raise errors.InvalidError(
-        [
-            errors.Violation(
-                path, "UNKNOWN_FIELD", "is a field that this server does not know; is it older?"
-            )
-            for path in _paths(request, "")[:FIELDS_MAX]
-        ]
-    )
+
+def refusal(request: Message) -> InvalidError:
+    """What a request with fields that this server does not know is refused with: the first ones."""
+    what = "is a field that this server does not know; is it older?"
+    paths = _paths(request, "")[:FIELDS_MAX]
+    return InvalidError([Violation(path, "UNKNOWN_FIELD", what) for path in paths])
 
 
 def _paths(message: Message, prefix: str) -> list[str]:

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from trunkline.bounds import Bound
+from trunkline.bounds import Bounds
 
 SOON, NEVER = 0.01, 60.0
 
 
 @asynccontextmanager
 async def ours(seconds: float) -> AsyncIterator[None]:
-    with Bound(seconds):
+    with Bounds().within(seconds):
         yield
 
 

@@ -141,7 +141,7 @@ def test_event_is_written_as_the_same_record_is(form: str, level: int) -> None:
     logs.configure("info", form, stream)
     fields = {"method": 'a "b"', "status": 404, "ms": 0.5, "reason": None, "peer": "unix:"}
     log.log(level, "call", extra=fields)
-    logs.event(log, level, "call", fields)
+    logs.event(log, level, "call", lambda: fields)
     lines = [re.sub(r"[0-9-]+T[0-9:.]+\+00:00", "TIME", text) for text in stream.each]
     assert lines == ([] if level == logging.DEBUG else [lines[0]] * 2)
     assert all("TIME" in line for line in lines)
@@ -151,5 +151,5 @@ def test_event_is_written_as_the_same_record_is(form: str, level: int) -> None:
 def test_event_reaches_those_who_listen_beside(caplog: pytest.LogCaptureFixture) -> None:
     logs.configure("info", "text", Writes())
     logging.getLogger().addHandler(caplog.handler)
-    logs.event(log, logging.INFO, "call", {"status": 200})
+    logs.event(log, logging.INFO, "call", lambda: {"status": 200})
     assert [(r.message, r.__dict__["status"]) for r in caplog.records] == [("call", 200)]

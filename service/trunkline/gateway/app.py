@@ -16,7 +16,7 @@ from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Scope
 
 from trunkline import tracing
-from trunkline.bounds import Bound
+from trunkline.bounds import Bound, Bounds
 from trunkline.gateway import docs, handlers, problems, replies, requests, routes, upstream
 from trunkline.gateway.edge import ROUTE, Edge, Load, response
 
@@ -43,12 +43,13 @@ def application(
         origins: that browsers may call from (CORS); none for no CORS.
         load: what is under way.
     """
+    bounds = Bounds()
     table: dict[str, dict[str, routes.Binding]] = {}
     for binding in routes.bindings():
         table.setdefault(binding.route, {})[binding.verb] = binding
     # What ends in a verb comes first: to the others it looks like an id.
     found: list[Route] = [
-        _Verb(path, _endpoint(service, verbs), methods=[*verbs, "OPTIONS"])
+        _Verb(path, _endpoint(service, bounds, verbs), methods=[*verbs, "OPTIONS"])
         for path, verbs in sorted(table.items(), key=lambda item: ":" not in item[0])
     ]
     found += [_Verb("/healthz", _healthz), _Verb("/readyz", _readyz(ready)), *docs.ROUTES]
@@ -88,7 +89,7 @@ class _Verb(Route):
 
 
 def _endpoint(
-    service: upstream.Service, verbs: dict[str, routes.Binding]
+    service: upstream.Service, bounds: Bounds, verbs: dict[str, routes.Binding]
 ) -> Callable[[Request], Awaitable[Response]]:
     allowed = ", ".join(sorted({*verbs, "OPTIONS"} | ({"HEAD"} if "GET" in verbs else set())))
 
@@ -103,9 +104,10 @@ def _endpoint(
             try:
                 if binding.changes:
                     client.intent = requests.intent(request, binding.query)
-                body = await _body(request)
+                body = await _body(request, bounds.within(BODY_SECONDS_MAX))
                 request._body = body  # noqa: SLF001 - Starlette's own cache of the body
-                return await _unless_gone(request, handler(request, client), seconds)
+                work = handler(request, client)
+                return await _unless_gone(request, work, bounds.within(seconds))
             except problems.ProblemError:
                 await client.admit(reads=not binding.changes)
                 raise
@@ -115,11 +117,11 @@ def _endpoint(
     return endpoint
 
 
-async def _unless_gone(request: Request, work: Awaitable[Response], seconds: float) -> Response:
+async def _unless_gone(request: Request, work: Awaitable[Response], bound: Bound) -> Response:
     """The handler's answer; a caller who goes away, or the deadline, cancels its calls."""
     gone = asyncio.ensure_future(_gone(request))
     try:
-        with Bound(seconds) as bound:
+        with bound:
             gone.add_done_callback(lambda _: None if gone.cancelled() else bound.end())
             return await work
     except TimeoutError:
@@ -135,9 +137,9 @@ async def _gone(request: Request) -> None:
         pass
 
 
-async def _body(request: Request) -> bytes:
+async def _body(request: Request, bound: Bound) -> bytes:
     try:
-        with Bound(BODY_SECONDS_MAX):
+        with bound:
             return await _bounded_body(request)
     except TimeoutError:
         raise problems.ProblemError(

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import logging
-import re
 import time
 from collections.abc import Iterator, Sequence
 
@@ -15,9 +14,9 @@ from trunkline import logs
 from trunkline.admission import Gate
 from trunkline.errors import ExhaustedError
 from trunkline.gateway import problems
+from trunkline.request_ids import RequestIds
 from trunkline.tallies import Tally
 from trunkline.tracing import CARRIED, Span, Tracing
-from trunkline.ulids import Ulids
 
 log = logging.getLogger("trunkline.http")
 
@@ -27,7 +26,6 @@ ROUTE = "trunkline.route"
 """The name in a request's scope of the route that it took."""
 NO_ROUTE = "none"
 PATH_CHARACTERS_MAX = 200
-_REQUEST_ID = re.compile(r"[!-~]{1,128}", re.ASCII)
 _QUIET = {"/healthz", "/readyz"}
 _METHODS = {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"}
 _NO_METHOD = "_OTHER", "HTTP"
@@ -104,7 +102,7 @@ class Edge:
     def __init__(self, app: ASGIApp, load: Load) -> None:
         self._app = app
         self._load = load
-        self._ids = Ulids()
+        self._request_ids = RequestIds()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -186,7 +184,7 @@ class Edge:
             log,
             logging.DEBUG if scope["path"] in _QUIET else logging.INFO,
             "request",
-            {
+            lambda: {
                 "method": scope["method"],
                 "path": _shown(path),
                 "status": status,
@@ -211,10 +209,8 @@ class Edge:
     def _request_id(self, scope: Scope) -> str:
         for name, value in scope["headers"]:
             if name == b"x-request-id":
-                text = value.decode("latin-1")
-                if _REQUEST_ID.fullmatch(text):
-                    return str(text)
-        return self._ids.new()
+                return self._request_ids.of(value.decode("latin-1"))
+        return self._request_ids.of(None)
 
 
 def _named(method: str) -> tuple[str, str]:

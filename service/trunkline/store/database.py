@@ -10,6 +10,7 @@ from typing import Any
 import asyncpg
 
 from trunkline import errors
+from trunkline.bounds import Bounds
 from trunkline.store import sessions
 from trunkline.store.pool import RETRY_SECONDS, Connection, Kept, Lane, Lease, Pool
 
@@ -93,6 +94,7 @@ class Database:
         self.lane = lane
         self.lost = 0
         self._kept = Kept(pool)
+        self._bounds = Bounds()
 
     @classmethod
     async def open(
@@ -154,7 +156,8 @@ class Database:
                 async with self.transaction(trial=True) as connection:
                     return await connection.fetchrow(statement, *arguments)
             async with Lease(self._kept, self.lane) as connection:
-                return await connection.fetchrow(statement, *arguments, timeout=ANSWER_SECONDS_MAX)
+                with self._bounds.within(ANSWER_SECONDS_MAX):
+                    return await connection.fetchrow(statement, *arguments)
         except Exception as error:
             raise await self._ours(error) from None
 
@@ -167,7 +170,8 @@ class Database:
                 async with self.transaction(trial=True) as connection:
                     return await connection.fetch(statement, *arguments)
             async with Lease(self._kept, self.lane) as connection:
-                return await connection.fetch(statement, *arguments, timeout=ANSWER_SECONDS_MAX)
+                with self._bounds.within(ANSWER_SECONDS_MAX):
+                    return await connection.fetch(statement, *arguments)
         except Exception as error:
             raise await self._ours(error) from None
 

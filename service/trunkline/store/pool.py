@@ -9,6 +9,7 @@ from typing import TypeAlias
 import asyncpg
 
 from trunkline import errors, tracing
+from trunkline.bounds import Bounds
 from trunkline.store import sessions
 from trunkline.tallies import Durations
 
@@ -47,6 +48,7 @@ class Lane:
         self.waits = Durations()
         self._free = asyncio.Semaphore(size)
         self._seconds = wait_seconds
+        self._bounds = Bounds()
 
     async def enter(self) -> None:
         """Take one.
@@ -69,7 +71,7 @@ class Lane:
         began = time.perf_counter()
         self.waiting += 1
         try:
-            async with asyncio.timeout(self._seconds):
+            with self._bounds.within(self._seconds):
                 await self._free.acquire()
         except TimeoutError:
             self.turned_away += 1
