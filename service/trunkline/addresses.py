@@ -2,7 +2,7 @@
 
 import ipaddress
 import re
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv6Address
 
 import idna
 
@@ -12,7 +12,9 @@ IPV4_PREFIX_MIN = 8
 IPV6_PREFIX_MIN = 19
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?", re.ASCII)
 _PREFIX = re.compile(r"[0-9]{1,3}", re.ASCII)
-_MAPPED = ipaddress.ip_network("::ffff:0:0/96")
+_MAPPED_BITS = 96
+_BROADCAST = (1 << 32) - 1
+_NO_RANGE = "is not an IPv4 or IPv6 address or CIDR range"
 
 Address = IPv4Address | IPv6Address
 
@@ -55,19 +57,23 @@ def ip_range(text: str) -> str:
     if slash and not _PREFIX.fullmatch(prefix):
         raise AddressError('has no number of bits after the "/"')
     try:
-        network = ipaddress.ip_network(text, strict=False)
         first = ipaddress.ip_address(address)
     except ValueError:
-        raise AddressError("is not an IPv4 or IPv6 address or CIDR range") from None
-    host_bits = first != network.network_address
-    network = _unmapped(network)
-    widest = IPV4_PREFIX_MIN if network.version == 4 else IPV6_PREFIX_MIN
-    if network.prefixlen < widest:
-        raise AddressError(f"is wider than the /{widest} allowed for IPv{network.version}")
-    _refuse_special(network)
-    if host_bits:
-        raise AddressError(f"has host bits set; the range is {_shown(network)}")
-    return _shown(network)
+        raise AddressError(_NO_RANGE) from None
+    bits = int(prefix) if slash else first.max_prefixlen
+    if bits > first.max_prefixlen:
+        raise AddressError(_NO_RANGE)
+    if isinstance(first, IPv6Address) and first.ipv4_mapped and bits >= _MAPPED_BITS:
+        first, bits = first.ipv4_mapped, bits - _MAPPED_BITS
+    widest = IPV4_PREFIX_MIN if first.version == 4 else IPV6_PREFIX_MIN
+    if bits < widest:
+        raise AddressError(f"is wider than the /{widest} allowed for IPv{first.version}")
+    beyond = first.max_prefixlen - bits
+    base, shown = _range(first, beyond)
+    _refuse_special(base, beyond)
+    if base != first:
+        raise AddressError(f"has host bits set; the range is {shown}")
+    return shown
 
 
 def containing(address: Address) -> list[str]:
@@ -76,29 +82,24 @@ def containing(address: Address) -> list[str]:
         address = address.ipv4_mapped
     widest = IPV4_PREFIX_MIN if address.version == 4 else IPV6_PREFIX_MIN
     prefixes = range(widest, address.max_prefixlen + 1)
-    return [_shown(ipaddress.ip_network((address, p), strict=False)) for p in prefixes]
+    return [_range(address, address.max_prefixlen - p)[1] for p in prefixes]
 
 
-def _shown(network: IPv4Network | IPv6Network) -> str:
-    single = network.prefixlen == network.max_prefixlen
-    return str(network.network_address) if single else str(network)
+def _range(address: Address, beyond: int) -> tuple[Address, str]:
+    """The first address of the range with so many bits beyond its prefix, and its normal form."""
+    if not beyond:
+        return address, str(address)
+    base = type(address)(int(address) >> beyond << beyond)
+    return base, f"{base}/{address.max_prefixlen - beyond}"
 
 
-def _unmapped(network: IPv4Network | IPv6Network) -> IPv4Network | IPv6Network:
-    if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):  # type: ignore[arg-type]
-        mapped = network.network_address.ipv4_mapped
-        assert mapped is not None
-        return IPv4Network((mapped, network.prefixlen - 96))
-    return network
-
-
-def _refuse_special(network: IPv4Network | IPv6Network) -> None:
-    address = network.network_address
+def _refuse_special(base: Address, beyond: int) -> None:
+    last = int(base) | (1 << beyond) - 1
     for what, special in (
-        ("multicast", address.is_multicast),
-        ("link-local", address.is_link_local),
-        ("unspecified", address.is_unspecified),
-        ("broadcast", network.broadcast_address == IPv4Address("255.255.255.255")),
+        ("multicast", base.is_multicast),
+        ("link-local", base.is_link_local),
+        ("unspecified", base.is_unspecified),
+        ("broadcast", base.version == 4 and last == _BROADCAST),
     ):
         if special:
             raise AddressError(f"is {what}: no carrier sends from there")

@@ -21,11 +21,13 @@ class Field:
     """One field of a resource, read once from its descriptor.
 
     `ignored` fields are the server's to set, or not data (id, etag): what a caller sends in them
-    does not count. `default` is None where the field has none; an enum's is the value's name.
-    `enum_names` has the names of an enum field's values that may be sent, by number.
+    does not count. `place` is its place in the proto. `default` is None where the field has none;
+    an enum's is the value's name. `enum_names` has the names of an enum field's values that may be
+    sent, by number.
     """
 
     name: str
+    place: int
     descriptor: "FieldDescriptor"
     rules: field_rules_pb2.FieldRules
     ignored: bool
@@ -46,10 +48,10 @@ class Field:
 @cache
 def table(descriptor: "Descriptor") -> Mapping[str, Field]:
     """The fields of a message by name, in the order of the proto."""
-    return {d.name: _field(d) for d in descriptor.fields}
+    return {d.name: _field(d, place) for place, d in enumerate(descriptor.fields)}
 
 
-def _field(descriptor: "FieldDescriptor") -> Field:
+def _field(descriptor: "FieldDescriptor", place: int) -> Field:
     options = descriptor.GetOptions()
     extensions: Any = options.Extensions  # the stubs know no repeated extension
     behavior = set(extensions[field_behavior_pb2.field_behavior])
@@ -57,6 +59,7 @@ def _field(descriptor: "FieldDescriptor") -> Field:
     kind, enum = _kind(descriptor), descriptor.enum_type
     return Field(
         name=descriptor.name,
+        place=place,
         descriptor=descriptor,
         rules=rules,
         ignored=bool(behavior & {field_behavior_pb2.OUTPUT_ONLY, field_behavior_pb2.IDENTIFIER})

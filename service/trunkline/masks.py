@@ -4,23 +4,22 @@ protobuf's own FieldMask.MergeMessage is not used: it raises KeyError on an unkn
 some silently, appends to lists, and does not clear a leaf whose parent is unset.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from trunkline.errors import Violation, quoted
 from trunkline.fields import Field, table
 
 if TYPE_CHECKING:
-    from google.protobuf.descriptor import Descriptor
     from google.protobuf.message import Message
 
 PATHS_MAX = 64
 PATH_CHARACTERS_MAX = 256
-PLANS_CACHED_MAX = 1024
 MASK_FIELD = "update_mask"
 WILDCARD = "*"
+_place = attrgetter("place")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +39,17 @@ def compile_mask(paths: Sequence[str], resource: "Message") -> Plan:
     """The plan of an update: of the mask, or where it is empty of the fields that are present."""
     if not paths:
         return _implied(resource)
+    fields = table(resource.DESCRIPTOR)
+    named = [fields.get(path) for path in paths]
+    if None not in named and len(named) <= PATHS_MAX:
+        return Plan(_in_order(named))
     if len(paths) > PATHS_MAX:
         return _refused("TOO_MANY_PATHS", f"names {len(paths)} paths; at most {PATHS_MAX}")
     if any(len(path) > PATH_CHARACTERS_MAX for path in paths):
         return _refused(
             "PATH_TOO_LONG", f"has a path of more than {PATH_CHARACTERS_MAX} characters"
         )
-    return _compiled(resource.DESCRIPTOR, tuple(paths))
+    return _checked(fields, resource.DESCRIPTOR.name, paths)
 
 
 def _implied(resource: "Message") -> Plan:
@@ -55,17 +58,22 @@ def _implied(resource: "Message") -> Plan:
     return Plan(tuple(f for f in present if not f.ignored))
 
 
-@lru_cache(maxsize=PLANS_CACHED_MAX)
-def _compiled(descriptor: "Descriptor", paths: tuple[str, ...]) -> Plan:
-    fields = table(descriptor)
+def _in_order(named: Iterable[Field | None]) -> tuple[Field, ...]:
+    """The fields that count, each once, in the order of the proto."""
+    counting = {f for f in named if f is not None and not f.ignored}
+    return tuple(sorted(counting, key=_place) if len(counting) > 1 else counting)
+
+
+def _checked(fields: Mapping[str, Field], resource: str, paths: Iterable[str]) -> Plan:
+    """The plan of a mask that does not name whole fields only."""
     if WILDCARD in paths:
         if set(paths) != {WILDCARD}:
             return _refused("WILDCARD_NOT_ALONE", '"*" means every field and must stand alone')
         return Plan(tuple(f for f in fields.values() if not f.ignored), replace=True)
     unique = dict.fromkeys(paths)
-    violations = [v for v in (_fault(path, fields, descriptor.name) for path in unique) if v]
-    named = [f for name, f in fields.items() if name in unique and not f.ignored]
-    return Plan(tuple(named), violations=tuple(violations))
+    violations = [v for v in (_fault(path, fields, resource) for path in unique) if v]
+    named = _in_order(fields.get(path) for path in unique)
+    return Plan(named, violations=tuple(violations))
 
 
 def _fault(path: str, fields: Mapping[str, Field], resource: str) -> Violation | None:

@@ -16,12 +16,13 @@ from trunkline.store import updates
 from trunkline.store.database import Database
 from trunkline.store.mutations import Earlier, Mutation, Mutations
 from trunkline.store.reads import TrunkReads
-from trunkline.store.updates import COLUMNS, FIXED, SECRETS, Column
+from trunkline.store.updates import COLUMNS, FIXED, SECRETS
 from trunkline.ulids import Ulids
 
 SipTrunk = sip_trunk_pb2.SipTrunk
 
 BATCH_MAX = 100
+_PLACES = {column.name: place for place, column in enumerate([*COLUMNS, *FIXED])}
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,6 @@ class TrunkStore(TrunkReads):
             [n["phone_number"] for n in numbers],
             [n["name"] for n in numbers],
             *self._values(
-                [*COLUMNS, *FIXED],
                 account_id,
                 trunk_id,
                 values,
@@ -241,26 +241,21 @@ class TrunkStore(TrunkReads):
         revision, updated_at = rows.etag_parts(edit.etag) if edit.etag else (None, None)
         trunk_id, change, account_id = edit.trunk_id, edit.change, mutation.account_id
         made = not mutation.validate_only
-        named = [*change.values, *change.expected]
+        values = change.values | change.expected
+        named = list(values)
         return [
             *mutation.arguments(trunk_id, self._ring),
             named,
             updates.bits_of(named),
             revision,
             updated_at,
-            *self._values(COLUMNS, account_id, trunk_id, change.values, made=made),
-            *self._values(FIXED, account_id, trunk_id, change.expected, made=made),
+            *self._values(account_id, trunk_id, values, made=made),
         ]
 
     def _values(
-        self,
-        columns: Sequence[Column],
-        account_id: str,
-        trunk_id: str,
-        values: dict[str, rules.Value],
-        *,
-        made: bool,
+        self, account_id: str, trunk_id: str, values: Mapping[str, rules.Value], *, made: bool
     ) -> list[Any]:
+        """Values for COLUMNS and FIXED; None for what is not given."""
         found: dict[str, Any] = {}
         for name, value in values.items():
             if name == "gateways":
@@ -277,7 +272,10 @@ class TrunkStore(TrunkReads):
             if isinstance(secret := found.pop(f.name, None), str):
                 found[f"{f.name}_sealed"] = self._ring.seal(secret, account_id, trunk_id, f.name)
                 found[f"{f.name}_key_id"] = self._ring.newest
-        return [found.get(c.name) for c in columns]
+        row: list[Any] = [None] * len(_PLACES)
+        for name, column in found.items():
+            row[_PLACES[name]] = column
+        return row
 
     def _gateways(self, items: rules.Value, *, made: bool) -> str:
         """Gateways with what those among them get that are `new`; nothing in a trial."""
