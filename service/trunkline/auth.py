@@ -72,9 +72,13 @@ def caller() -> Identity:
     return _caller.get()
 
 
-def set_caller(identity: Identity, recheck: Callable[[], Awaitable[None]]) -> None:
-    """Say whose call the current task answers, and how to see that it still may."""
+def set_caller(identity: Identity) -> None:
+    """Say whose call the current task answers."""
     _caller.set(identity)
+
+
+def set_recheck(recheck: Callable[[], Awaitable[None]]) -> None:
+    """Say how to see that the caller of the current task still may call."""
     _recheck.set(recheck)
 
 

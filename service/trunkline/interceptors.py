@@ -17,7 +17,7 @@ import grpc
 
 from trunkline import errors, request_ids, statuses, tls, unknown_fields
 from trunkline.admission import TURNED_AWAY, Gate
-from trunkline.auth import Verifier, require_scope, set_caller
+from trunkline.auth import Verifier, require_scope, set_caller, set_recheck
 from trunkline.bounds import Bounds
 from trunkline.calls import HEALTH, Call
 from trunkline.readiness import Readiness
@@ -39,17 +39,24 @@ UNKNOWN_METHOD = "unknown"
 _OPEN_SERVICES = (HEALTH, "/grpc.reflection.v1.", "/grpc.reflection.v1alpha.")
 
 
-class _Undecodable:
-    """Stands for a request that is not a message of its type."""
+class _Unreadable:
+    """Stands for a request that is no message of its method's type, or one of another version.
 
+    Args:
+        known: the request, with fields that this server does not know; None where it is no message.
+    """
 
-class _Unknown:
-    """Stands for a request with fields that this server does not know."""
+    __slots__ = ("_known",)
 
-    __slots__ = ("request",)
+    def __init__(self, known: Any = None) -> None:
+        self._known = known
 
-    def __init__(self, request: Any) -> None:
-        self.request = request
+    def refusal(self) -> errors.InvalidError:
+        """What it is answered with."""
+        if self._known is not None:
+            return unknown_fields.refusal(self._known)
+        what = "is not a message of the method's type (bad wire format or text not in UTF-8)"
+        return errors.InvalidError([errors.Violation("request", "UNDECODABLE", what)])
 
 
 class Boundary(grpc.GenericRpcHandler):
@@ -127,13 +134,17 @@ class Boundary(grpc.GenericRpcHandler):
     ) -> grpc.RpcMethodHandler[Any, Any]:
         behaviour: Any = handler.unary_unary
         gate = None if method.startswith(HEALTH) else self._calls
+        scope = self._scope(method)
 
         async def answer(request: Any, context: Any) -> Any:
             call = self._call(method, context)
             try:
                 call.enter(gate)
                 with self._bounds.within(_within(call, context.time_remaining())):
-                    await self._admit(call, request, context)
+                    if scope is not None:
+                        await self._admit(call, scope)
+                    if isinstance(request, _Unreadable):
+                        raise request.refusal()
                     return await behaviour(request, context)
             except BaseException as error:
                 del request  # may be large, and what is raised keeps this frame for a while
@@ -149,9 +160,9 @@ class Boundary(grpc.GenericRpcHandler):
         self, method: str, handler: grpc.RpcMethodHandler[Any, Any]
     ) -> grpc.RpcMethodHandler[Any, Any]:
         behaviour: Any = handler.unary_stream or handler.stream_stream
-        open_to_all = method.startswith(_OPEN_SERVICES)
-        gate: Gate | None = self._open_streams if open_to_all else self._streams
-        seconds = REFLECTION_SECONDS_MAX if open_to_all else None
+        scope = self._scope(method)
+        gate: Gate | None = self._open_streams if scope is None else self._streams
+        seconds = REFLECTION_SECONDS_MAX if scope is None else None
         if method.startswith(HEALTH):
             gate = seconds = None
 
@@ -159,7 +170,11 @@ class Boundary(grpc.GenericRpcHandler):
             call = self._call(method, context)
             try:
                 # Places that last are for those who may have them.
-                await self._admit(call, request, context)
+                if scope is not None:
+                    await self._admit(call, scope)
+                    set_recheck(self._recheck(call.authorization))
+                if isinstance(request, _Unreadable):
+                    raise request.refusal()
                 call.enter(gate)
                 async with self._bounded(seconds):
                     async for response in behaviour(request, context):
@@ -236,17 +251,15 @@ class Boundary(grpc.GenericRpcHandler):
         untold = endless or call.reason == TURNED_AWAY
         self._tally.add(method, call.code, None if untold else seconds)
 
-    async def _admit(self, call: Call, request: Any, context: Any) -> None:
-        if not call.method.startswith(_OPEN_SERVICES):
-            await self._readiness.check()
-            call.identity = await self._verifier.identify(call.authorization)
-            require_scope(call.identity, self._scopes[call.method])
-            set_caller(call.identity, self._recheck(call.authorization))
-        if isinstance(request, _Undecodable):
-            what = "is not a message of the method's type (bad wire format or text not in UTF-8)"
-            raise errors.InvalidError([errors.Violation("request", "UNDECODABLE", what)])
-        if isinstance(request, _Unknown):
-            raise unknown_fields.refusal(request.request)
+    def _scope(self, method: str) -> str | None:
+        """The scope that a method needs; None where it is open to all."""
+        return None if method.startswith(_OPEN_SERVICES) else self._scopes[method]
+
+    async def _admit(self, call: Call, scope: str) -> None:
+        await self._readiness.check()
+        call.identity = await self._verifier.identify(call.authorization)
+        require_scope(call.identity, scope)
+        set_caller(call.identity)
 
     def _recheck(self, authorization: str | None) -> Callable[[], Awaitable[None]]:
         async def recheck() -> None:
@@ -362,8 +375,8 @@ def _lenient(deserializer: Callable[[bytes], Any] | None) -> Callable[[bytes], A
     def decoded(data: bytes) -> Any:
         try:
             request = deserializer(data)
-            return _Unknown(deserializer(data)) if unknown_fields.discarded(request) else request
+            return _Unreadable(deserializer(data)) if unknown_fields.discarded(request) else request
         except Exception:
-            return _Undecodable()
+            return _Unreadable()
 
     return decoded

@@ -51,14 +51,17 @@ class TrunkReader:
     def __init__(self, offer: Callable[[str, str], Sequence[str]]) -> None:
         self._offer = offer
         self.select = select_list(SipTrunk.DESCRIPTOR, "t") + ", t.revision"
-        places = list(enumerate(stored_fields(SipTrunk.DESCRIPTOR)))
+        stored = stored_fields(SipTrunk.DESCRIPTOR)
+        self._names = [f.name for f in stored]
+        places = list(enumerate(stored))
         self._lists = [(i, f.name) for i, f in places if f.repeated]
         self._times = [(i, f.name) for i, f in places if f.kind == "message" and not f.repeated]
         self._plain = [(i, f.name) for i, f in places if f.kind != "message" and not f.repeated]
 
     def trunk(self, row: Row) -> sip_trunk_pb2.SipTrunk:
         """The trunk of a row."""
-        values = {name: row[i] for i, name in self._plain if row[i] is not None}
+        # What else the row has comes after; a value that is None leaves its field unset.
+        values = dict(zip(self._names, row, strict=False))
         for i, name in self._times:
             if row[i] is not None:
                 values[name] = timestamp(row[i])
