@@ -4,14 +4,14 @@ import asyncio
 import time
 
 TICK_SECONDS = 0.02
-"""How much later than told a block may be ended."""
+"""How much later than told a block may be ended, unless it is to last less than that."""
 
 
 class Bounds:
     """Ends blocks after some seconds by TimeoutError, as `asyncio.timeout` does.
 
     Those that are open share one timer, which looks at all of them. A timer for each costs more
-    than most of what is done within, and hardly a block lasts until its end.
+    than much of what is done within, and hardly a block lasts until its end.
     """
 
     __slots__ = ("_open", "_timer")
@@ -42,7 +42,7 @@ class Bound:
         until: when it is over, by the monotonic clock.
     """
 
-    __slots__ = ("_cancelling", "_open", "_passed", "_task", "until")
+    __slots__ = ("_cancelling", "_open", "_passed", "_task", "_timer", "until")
 
     def __init__(self, among: "set[Bound]", seconds: float) -> None:
         task = asyncio.current_task()
@@ -52,6 +52,9 @@ class Bound:
         self._passed = False
         self._open = among
         self.until = time.monotonic() + seconds
+        self._timer: asyncio.TimerHandle | None = None
+        if seconds < TICK_SECONDS:
+            self._timer = asyncio.get_running_loop().call_later(seconds, self.end)
 
     def __enter__(self) -> "Bound":
         self._open.add(self)
@@ -59,6 +62,8 @@ class Bound:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._open.discard(self)
+        if self._timer is not None:
+            self._timer.cancel()
         if not self._passed:
             return
         others = self._task.uncancel() > self._cancelling

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from trunkline.bounds import Bounds
+from trunkline.bounds import TICK_SECONDS, Bounds
 
-SOON, NEVER = 0.01, 60.0
+SOON, LATER, NEVER = 0.01, 1.5 * TICK_SECONDS, 60.0
 
 
 @asynccontextmanager
@@ -29,15 +29,34 @@ async def test_block_in_time_is_left_alone(bound: Any) -> None:
     await asyncio.sleep(0)
 
 
-async def test_block_that_is_over_is_not_ended_later(bound: Any) -> None:
-    async with bound(SOON):
+@pytest.mark.parametrize("seconds", [SOON, LATER])
+async def test_block_that_is_over_is_not_ended_later(bound: Any, seconds: float) -> None:
+    async with bound(seconds):
         pass
-    await asyncio.sleep(5 * SOON)
+    await asyncio.sleep(3 * LATER)
 
 
-async def test_block_is_ended_by_timeout_error(bound: Any) -> None:
+async def test_blocks_that_share_a_timer_end_each_when_it_is_to() -> None:
+    bounds = Bounds()
+
+    async def lasts(seconds: float) -> float:
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(TimeoutError), bounds.within(seconds):
+            await asyncio.sleep(NEVER)
+        return asyncio.get_running_loop().time() - began
+
+    asked = [LATER, SOON, 3 * LATER, 2 * LATER, LATER]
+    for told, took in zip(asked, await asyncio.gather(*map(lasts, asked)), strict=True):
+        assert took >= 0.9 * told
+    with bounds.within(NEVER):  # the timer is at rest by now, and begins again
+        await asyncio.sleep(2 * TICK_SECONDS)
+    assert await lasts(LATER) >= 0.9 * LATER
+
+
+@pytest.mark.parametrize("seconds", [-1, 0, SOON, LATER])
+async def test_block_is_ended_by_timeout_error(bound: Any, seconds: float) -> None:
     with pytest.raises(TimeoutError):
-        async with bound(SOON):
+        async with bound(seconds):
             await asyncio.sleep(NEVER)
     task = asyncio.current_task()
     assert task is not None

@@ -7,7 +7,7 @@ import grpc
 from siptrunk.v1 import sip_trunk_pb2
 from siptrunk.v1 import sip_trunk_service_pb2 as pb
 from trunkline.errors import Violation
-from trunkline.gateway import forms
+from trunkline.gateway import forms, views
 from trunkline.gateway.upstream import Upstream
 
 SipTrunk = sip_trunk_pb2.SipTrunk
@@ -91,7 +91,7 @@ async def _same_numbers(
     """Numbers in a PATCH are an echo of a GET, or refused: they have routes of their own."""
     shown, _ = await upstream.numbers(stored)
     sent = read.extra["phone_numbers"]
-    ours = [forms.shown_number(n) for n in shown]
+    ours = [views.number(n) for n in shown]
     if not (
         isinstance(sent, list)
         and len(sent) == len(ours)

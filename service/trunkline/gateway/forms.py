@@ -1,26 +1,17 @@
-"""JSON bodies as messages and back, by descriptor: a new field needs no code here. Pure."""
+"""JSON bodies as messages, by descriptor: a new field needs no code here. Pure."""
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC
 from functools import cache
 from types import MappingProxyType
 from typing import Any
 
 from google.api import field_behavior_pb2
-from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
-from google.protobuf.timestamp_pb2 import Timestamp
 
-from siptrunk.v1 import (
-    http_form_pb2,
-    phone_number_pb2,
-    sip_trunk_event_pb2,
-    sip_trunk_pb2,
-    sip_trunk_revision_pb2,
-)
+from siptrunk.v1 import http_form_pb2, phone_number_pb2, sip_trunk_pb2
 from trunkline.errors import Violation, quoted
 from trunkline.fields import Field, table
 
@@ -116,63 +107,11 @@ def read(
             _refuse(found, key, "UNKNOWN_FIELD", what)
         elif key not in fields:
             _refuse(found, quoted(key).strip('"'), "UNKNOWN_FIELD", "is not a field that there is")
-        elif _output_only(fields[key]):
+        elif output_only(fields[key]):
             continue
         else:
             _read_field(found, fields[key], value)
     return found
-
-
-def shown_trunk(
-    trunk: sip_trunk_pb2.SipTrunk, numbers: Sequence[phone_number_pb2.PhoneNumber], *, cut: bool
-) -> dict[str, Any]:
-    """A trunk as the HTTP form shows it, with the numbers given."""
-    body = shown_alone(trunk)
-    body["phone_numbers"] = [shown_number(n) for n in numbers]
-    body["phone_numbers_truncated"] = cut
-    return body
-
-
-def shown_alone(trunk: sip_trunk_pb2.SipTrunk) -> dict[str, Any]:
-    """The same without its numbers, as history and events have it."""
-    body = shown(trunk)
-    if trunk.auth_type != SipTrunk.USERPASS:
-        del body["auth_username"]
-    for gateway in body["gateways"]:
-        gateway["port_explicit"] = gateway["port"] is not None
-        if gateway["port"] is None:
-            gateway["port"] = effective_port(trunk)
-    body["user_id"] = trunk.account_id
-    return body
-
-
-def shown_revision(revision: sip_trunk_revision_pb2.SipTrunkRevision) -> dict[str, Any]:
-    """A revision as the HTTP form shows it."""
-    body = shown(revision)
-    if body["before"] is not None:
-        body["before"] = _shown_before(revision)
-    return body
-
-
-def shown_event(event: sip_trunk_event_pb2.SipTrunkEvent) -> dict[str, Any]:
-    """An event of a watch as the HTTP form shows it. A kind that is not known is an update."""
-    return shown(event) | {"kind": spelled_kind(event)}
-
-
-def spelled_kind(event: sip_trunk_event_pb2.SipTrunkEvent) -> str:
-    """What happened, as the HTTP form spells it."""
-    known = spellings(table(event.DESCRIPTOR)["kind"])
-    return next((s for s, number in known.items() if number == event.kind), "updated")
-
-
-def shown_number(number: phone_number_pb2.PhoneNumber) -> dict[str, Any]:
-    """A phone number as the HTTP form shows it."""
-    return shown(number) | {"is_active": True, "agent_id": None, "deleted": False}
-
-
-def shown(message: Message) -> dict[str, Any]:
-    """Every field of a message but the secret and the input-only ones, absent ones as null."""
-    return {key(f): _shown(message, f) for f in table(message.DESCRIPTOR).values() if visible(f)}
 
 
 def effective_port(trunk: sip_trunk_pb2.SipTrunk) -> int:
@@ -204,47 +143,9 @@ def spellings(f: Field) -> dict[str, int]:
     }
 
 
-def _shown(message: Message, f: Field) -> Any:
-    value = getattr(message, f.name)
-    if f.repeated:
-        return [_shown_message(item) for item in value] if f.kind == "message" else list(value)
-    if f.descriptor.has_presence and not message.HasField(f.name):
-        return None
-    if f.kind == "message":
-        return _shown_message(value)
-    if f.kind == "enum":
-        return next((s for s, number in spellings(f).items() if number == value), None)
-    if value == "" and _output_only(f):
-        return None
-    return value
-
-
-def _shown_message(value: Any) -> Any:
-    if isinstance(value, Timestamp):
-        return value.ToDatetime(UTC).isoformat().replace("+00:00", "Z")
-    if isinstance(value, FieldMask):
-        return list(value.paths)
-    if isinstance(value, SipTrunk):
-        return shown_alone(value)
-    if isinstance(value, PhoneNumber):
-        return shown_number(value)
-    return shown(value)
-
-
-def _shown_before(revision: sip_trunk_revision_pb2.SipTrunkRevision) -> dict[str, Any]:
-    """The changed fields as they were, put into the rest of the trunk so that ports can show."""
-    whole = SipTrunk()
-    whole.CopyFrom(revision.sip_trunk)
-    for name in revision.changed_fields:
-        if name in table(SipTrunk.DESCRIPTOR):
-            whole.ClearField(name)  # type: ignore[arg-type]
-    whole.MergeFrom(revision.before)
-    body = shown_alone(whole)
-    return {name: body[name] for name in revision.changed_fields if name in body}
-
-
 @cache
-def _output_only(f: Field) -> bool:
+def output_only(f: Field) -> bool:
+    """Whether a field is the service's to set, whatever is sent in it."""
     extensions: Any = f.descriptor.GetOptions().Extensions
     return field_behavior_pb2.OUTPUT_ONLY in extensions[field_behavior_pb2.field_behavior]
 
@@ -297,7 +198,7 @@ def _read_item(found: Read, f: Field, path: str, item: Any) -> None:
         if key not in fields:
             shown_key = quoted(key).strip('"')
             _refuse(found, f"{path}.{shown_key}", "UNKNOWN_FIELD", "is not a field that there is")
-        elif not _output_only(fields[key]) and value is not None:
+        elif not output_only(fields[key]) and value is not None:
             _set(found, target, fields[key], f"{path}.{key}", value)
     if isinstance(target, Gateway):
         found.explicit.append(item.get("port_explicit"))

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from siptrunk.v1 import sip_trunk_service_pb2 as pb
-from trunkline.gateway import forms, problems, replies, requests
+from trunkline.gateway import problems, replies, requests, views
 from trunkline.gateway.upstream import Upstream
 
 PAGE_STREAMED = 100
@@ -25,7 +25,7 @@ async def list_revisions(request: Request, upstream: Upstream) -> Response:
 
     async def page() -> tuple[list[dict[str, Any]], str]:
         found = await upstream.call("ListSipTrunkRevisions", query)
-        shown = [forms.shown_revision(r) for r in found.sip_trunk_revisions]
+        shown = [views.revision(r) for r in found.sip_trunk_revisions]
         return shown, found.next_page_token
 
     return await replies.array(request, query, page, paged=paged)
@@ -38,4 +38,4 @@ async def get_revision(request: Request, upstream: Upstream) -> Response:
         what = "the account has no such revision, or keeps it no longer"
         raise problems.ProblemError(404, "REVISION_NOT_FOUND", what)
     query = pb.GetSipTrunkRevisionRequest(trunk_id=requests.trunk_id(request), revision=int(number))
-    return replies.answer(forms.shown_revision(await upstream.call("GetSipTrunkRevision", query)))
+    return replies.answer(views.revision(await upstream.call("GetSipTrunkRevision", query)))

@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from siptrunk.v1 import phone_number_pb2
 from siptrunk.v1 import sip_trunk_service_pb2 as pb
-from trunkline.gateway import forms, preconditions, problems, replies, requests
+from trunkline.gateway import forms, preconditions, problems, replies, requests, views
 from trunkline.gateway.upstream import Upstream
 
 PhoneNumber = phone_number_pb2.PhoneNumber
@@ -29,7 +29,7 @@ async def create_number(request: Request, upstream: Upstream) -> Response:
         ),
     )
     status = 200 if upstream.intent.validate_only else 201
-    return replies.answer(forms.shown_number(made.reply), status)
+    return replies.answer(views.number(made.reply), status)
 
 
 async def list_numbers(request: Request, upstream: Upstream) -> Response:
@@ -68,7 +68,7 @@ async def update_number(request: Request, upstream: Upstream) -> Response:
             update_mask=FieldMask(paths=sorted({*read.named} - {"id"})),
         ),
     )
-    return replies.answer(forms.shown_number(changed.reply))
+    return replies.answer(views.number(changed.reply))
 
 
 async def delete_number(request: Request, upstream: Upstream) -> Response:
@@ -131,4 +131,4 @@ def _number(read: forms.Read) -> phone_number_pb2.PhoneNumber:
 
 
 def _shown(reply: Any) -> list[dict[str, Any]]:
-    return [forms.shown_number(n) for n in reply.phone_numbers]
+    return [views.number(n) for n in reply.phone_numbers]

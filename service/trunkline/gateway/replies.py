@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from siptrunk.v1 import sip_trunk_pb2
-from trunkline.gateway import forms
+from trunkline.gateway import views
 from trunkline.gateway.upstream import Changed, Upstream
 
 CHANGED_FIELDS = "X-Changed-Fields"
@@ -24,7 +24,7 @@ async def trunk(
     """A trunk with its numbers, and its etag where it has one."""
     numbers, cut = await upstream.numbers(shown)
     found = {"ETag": shown.etag} if shown.etag else {}
-    return answer(forms.shown_trunk(shown, numbers, cut=cut), status, found | (headers or {}))
+    return answer(views.trunk(shown, numbers, cut=cut), status, found | (headers or {}))
 
 
 async def changed_trunk(changed: Changed, upstream: Upstream) -> Response:
@@ -36,7 +36,7 @@ async def changed_trunk(changed: Changed, upstream: Upstream) -> Response:
 async def trunks(found: Any, upstream: Upstream) -> list[dict[str, Any]]:
     """Several trunks with their numbers, asked for in few calls."""
     numbers = await upstream.numbers_of(found)
-    return [forms.shown_trunk(t, numbers[t.id][0], cut=numbers[t.id][1]) for t in found]
+    return [views.trunk(t, numbers[t.id][0], cut=numbers[t.id][1]) for t in found]
 
 
 async def array(

@@ -11,7 +11,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from siptrunk.v1 import sip_trunk_service_pb2 as pb
-from trunkline.gateway import forms, problems, requests
+from trunkline.gateway import problems, requests, views
 from trunkline.gateway.upstream import Service, Upstream
 
 WATCHES_MAX = 900
@@ -120,9 +120,7 @@ async def _next(call: Any, ended: "asyncio.Future[Any]") -> Any:
 
 
 def _part(response: Any) -> bytes:
-    events = [
-        _event(forms.spelled_kind(e), forms.shown_event(e), e.resume_token) for e in response.events
-    ]
+    events = [_event(views.kind(e), views.event(e), e.resume_token) for e in response.events]
     if response.initial_state_complete:
         token = response.resume_token
         events.append(_event("initial_state_complete", {"resume_token": token}, token))
