@@ -58,8 +58,12 @@ class Call:
 
     def end(self, seconds: float, *, known: bool) -> None:
         """Tell what became of it; nothing of it changes any more."""
-        level = logging.DEBUG if self.method.startswith(HEALTH) else logging.INFO
-        logs.event(log, level, "call", lambda: self._fields(seconds))
+        logs.event(
+            log,
+            logging.DEBUG if self.method.startswith(HEALTH) else logging.INFO,
+            "call",
+            lambda: self._fields(seconds),
+        )
         if self.span is not None:
             self._end_span(self.span, known=known)
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import uvloop
 
-from tests.bench import memory, people, report, scale, sections
+from tests.bench import memory, people, report, scale, sections, servers
 from tests.bench.setting import prepared
 from trunkline.embedded import package_binaries
 
 PACED_TIMES = 4
 """Sections that keep a pace make few calls per second: they measure so much longer, less often."""
-SECTIONS = ("calls", "cost", "watch", "mixed", "sync", "memory", "scale")
+SECTIONS = ("calls", "path", "cost", "watch", "mixed", "sync", "servers", "memory", "scale")
 CALLS, QUICK_CALLS = 200_000, 4000
 """That the section memory makes."""
 APART = {"memory", "scale"}
@@ -86,6 +86,8 @@ async def _section(name: str, setting: Any, chosen: argparse.Namespace, say: Any
     if name == "calls":
         counted = not chosen.quick
         return await sections.calls(setting, chosen.seconds, chosen.rounds, say, counted=counted)
+    if name == "path":
+        return await sections.path(setting, chosen.seconds, chosen.rounds, say)
     if name == "cost":
         return await sections.cost(setting, chosen.seconds, chosen.rounds, say)
     if name == "sync":
@@ -96,6 +98,8 @@ async def _section(name: str, setting: Any, chosen: argparse.Namespace, say: Any
         rounds = 1 if chosen.quick else chosen.rounds
         size = scale.Size(chosen.large, chosen.seconds, rounds)
         return await scale.scale(size, chosen.data, chosen.plans, say)
+    if name == "servers":
+        return await servers.servers(setting, chosen.seconds, chosen.rounds, say)
     section = people.watch if name == "watch" else people.mixed
     return await section(setting, chosen.seconds * PACED_TIMES, max(1, chosen.rounds // 2), say)
 

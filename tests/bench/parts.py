@@ -192,6 +192,19 @@ def service(
     )
 
 
+def gateway(upstream: Part, log: Path) -> Part:
+    """`trunkline gateway` before a service, its access log in a file."""
+    return Part(
+        "trunkline",
+        "gateway",
+        "--upstream",
+        upstream.address,
+        ready="trunkline",
+        log=log,
+        http_address="127.0.0.1:0",
+    )
+
+
 def floor(url: str, log: Path) -> Part:
     """The floor's server."""
     return Part("tests.bench.floor", url, ready="floor ready", log=log)

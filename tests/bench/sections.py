@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tests.bench import cells, parts, report, variant
+from tests.bench import cells, parts, report, stages, variant
 from tests.bench.cells import Cell, Measured
 from tests.bench.report import Ratio, p50, p99, rate, server_cpu
 from tests.bench.setting import Setting, floored
@@ -22,6 +22,8 @@ COUNTED = (
     "update_fixed", "update_random", "update_request_id", "patch", "create", "get", "list",
 )  # fmt: skip
 _UPDATE, _RANDOM, _RETRIED = "UpdateSipTrunk", "UpdateSipTrunk, random masks", "… with request_id"
+_APART = "PATCH, the gateway apart"
+_PREPARED = "floor: prepared answer"
 _BARE, _BARE_GET = "floor: UPDATE … RETURNING", "floor: SELECT"
 
 RATIOS = [
@@ -34,6 +36,7 @@ RATIOS = [
     Ratio("with request_id / without, calls/s", _RETRIED, _UPDATE, MOST, rate),
     Ratio("GetSipTrunk / bare SELECT, calls/s", "GetSipTrunk", _BARE_GET, MOST, rate, 0.85),
     Ratio("PATCH over HTTP / UpdateSipTrunk, calls/s", "PATCH", _UPDATE, MOST, rate, 0.60),
+    Ratio("… through `trunkline gateway`, calls/s", _APART, _UPDATE, MOST, rate, 0.60),
 ]
 
 
@@ -42,15 +45,17 @@ async def calls(
 ) -> tuple[str, Any]:
     """Every kind of call beside its floor; where `counted`, transactions per call as well."""
     server = setting.server
-    async with floored(setting) as floor:
+    gateway = parts.gateway(server, setting.directory / "gateway.log")
+    async with floored(setting) as floor, gateway:
         wanted = [
-            Cell("floor: prepared answer", "prepared", floor, "floor"),
+            Cell(_PREPARED, "prepared", floor, "floor"),
             Cell("floor: pgbench", "pgbench", None),
             Cell(_BARE, "floor_update", floor, "floor"),
             Cell(_UPDATE, "update_fixed", server),
             Cell(_RANDOM, "update_random", server),
             Cell(_RETRIED, "update_request_id", server),
             Cell("PATCH", "patch", server),
+            Cell(_APART, "patch", gateway),
             Cell("CreateSipTrunk", "create", server, made=True),
             Cell(_BARE_GET, "floor_get", floor, "floor"),
             Cell("GetSipTrunk", "get", server),
@@ -104,6 +109,34 @@ async def cost(setting: Setting, seconds: float, rounds: int, say: Say) -> tuple
     ]  # fmt: skip
     text = f"{report.cells(measured)}\n\n{report.ratios(wanted_ratios, measured)}"
     return text, _as_json(wanted_ratios, measured)
+
+
+async def path(setting: Setting, seconds: float, rounds: int, say: Say) -> tuple[str, Any]:
+    """The update stage by stage, beside the floor's."""
+    async with contextlib.AsyncExitStack() as stack:
+        floor = await stack.enter_async_context(floored(setting))
+        wanted = [
+            Cell(_PREPARED, "prepared", floor, "floor"),
+            Cell(_BARE, "floor_update", floor, "floor"),
+        ]
+        for name in stages.STAGES:
+            part = parts.service(
+                setting.postgres.url,
+                setting.directory / f"{name}.log",
+                module="tests.bench.stages",
+                arguments=(name,),
+            )
+            await stack.enter_async_context(part)
+            wanted += [
+                Cell(f"to the end of: {name}", "update_fixed", part),
+                Cell(f"to the end of: {name}, random masks", "update_random", part),
+            ]
+        wanted += [
+            Cell(_UPDATE, "update_fixed", setting.server),
+            Cell(_RANDOM, "update_random", setting.server),
+        ]
+        measured = await cells.measure(setting, wanted, (MOST,), seconds, rounds, say)
+    return report.cells(measured), {"cells": report.cells_as_json(measured)}
 
 
 def _as_json(wanted: Sequence[Ratio], measured: Measured) -> Any:

@@ -67,6 +67,8 @@ class Lines:
             keys = [key for key in value.keys if isinstance(key, ast.Constant)]
             assert len(keys) == len(value.keys), ast.unparse(value)
             return {str(key.value) for key in keys}
+        if isinstance(value, ast.Lambda):
+            return self._fields(value.body, place)
         if isinstance(value, ast.BinOp):
             return self._fields(value.left, place) | self._fields(value.right, place)
         if isinstance(value, ast.Name):

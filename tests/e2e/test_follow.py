@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import json
+import os
 import signal
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -24,6 +26,12 @@ from tests.support import (
 )
 
 PAUSE_SECONDS = 0.005
+# Tests that run in the background of a shell ignore SIGINT, which children inherit. It is not for
+# a function between fork and exec: gRPC's threads in this process may hold what it needs.
+_HEEDS_INTERRUPTS = (
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL);"
+    " os.execv(sys.argv[1], sys.argv[1:])"
+)
 
 
 class Output:
@@ -38,6 +46,9 @@ class Output:
         assert self.process.stdout is not None
         async with asyncio.timeout(SECONDS_MAX):
             raw = await self.process.stdout.readline()
+            if not raw:
+                _, errors = await self.process.communicate()
+                raise AssertionError(f"it has ended: {errors.decode()}")
         SEEN.add(raw)
         self.lines.append(raw.decode().rstrip("\n"))
         return self.lines[-1]
@@ -47,29 +58,27 @@ class Output:
         async with asyncio.timeout(SECONDS_MAX):
             ending = asyncio.create_task(self.process.communicate())
             while not ending.done():
+                # Not `send_signal`, which takes the status that asyncio waits for.
                 with contextlib.suppress(ProcessLookupError):
-                    self.process.send_signal(signal.SIGINT)
+                    os.kill(self.process.pid, signal.SIGINT)
                 await asyncio.sleep(PAUSE_SECONDS)
             _, errors = await ending
         assert self.process.returncode == 0
         return errors.decode()
 
 
-def _heed_interrupts() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 @asynccontextmanager
 async def watch(address: str, *arguments: str) -> AsyncIterator[Output]:
     process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        _HEEDS_INTERRUPTS,
         PROGRAM,
         "watch",
         *arguments,
         env=environment(grpc_address=address, token=TOKEN),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        # Tests that run in the background of a shell ignore SIGINT, which children inherit.
-        preexec_fn=_heed_interrupts,
     )
     try:
         yield Output(process)
