@@ -1,7 +1,7 @@
 """Runs the statements that write trunks."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -17,6 +17,7 @@ from trunkline.store.database import Database
 from trunkline.store.mutations import Earlier, Mutation, Mutations
 from trunkline.store.reads import TrunkReads
 from trunkline.store.updates import COLUMNS, FIXED, SECRETS
+from trunkline.turns import in_turns
 from trunkline.ulids import Ulids
 
 SipTrunk = sip_trunk_pb2.SipTrunk
@@ -59,7 +60,7 @@ class Edit:
 
 
 _ONE_BATCH = "SELECT pg_advisory_xact_lock(hashtextextended('batch ' || $1::text, 0))"
-Judge = Callable[[Mapping[str, sip_trunk_pb2.SipTrunk]], Sequence[Edit]]
+Judge = Callable[[Mapping[str, sip_trunk_pb2.SipTrunk]], Awaitable[Sequence[Edit]]]
 
 
 class TrunkStore(TrunkReads):
@@ -164,31 +165,32 @@ class TrunkStore(TrunkReads):
             None where the account has none of the trunks.
         """
 
-        async def work() -> list[Updated] | None:
+        async def work() -> list[asyncpg.Record] | None:
             async with self._database.transaction(trial=mutation.validate_only) as connection:
                 who = mutation.arguments(trunk_ids[0], self._ring)
                 if renames:
                     await connection.execute(_ONE_BATCH, mutation.account_id)
                 found = await connection.fetch(self._locked, *who, trunk_ids)
-                stored = {row["id"]: self._reader.trunk(row) for row in found}
+                stored = {t.id: t for t in await in_turns(map(self._reader.trunk, found))}
                 if not stored:
                     return None
-                edits = judge(stored)
+                edits = await judge(stored)
                 each = mutation.forgetful()
-                written = await connection.fetchmany(
-                    self._update, [self._update_arguments(each, edit) for edit in edits]
-                )
+                made = (self._update_arguments(each, edit) for edit in edits)
+                written = await connection.fetchmany(self._update, await in_turns(made))
                 assert all(row["fits"] for row in written)  # the judge has seen these very rows
                 answer = [[row["id"], row["revision"], row["changed"]] for row in written]
                 if mutation.remembers:
                     kept = json.dumps({"trunks": answer})
                     await connection.execute(updates.REMEMBER, *who, kept)
-                return [self._updated(row) for row in written]
+                return written
 
-        edited = await self._mutations.once(mutation, work)
-        if isinstance(edited, Earlier):
-            return await self._earlier(mutation.account_id, edited)
-        return edited
+        written = await self._mutations.once(mutation, work)
+        if isinstance(written, Earlier):
+            return await self._earlier(mutation.account_id, written)
+        if written is None:
+            return None
+        return await in_turns(map(self._updated, written))
 
     async def edited_before(self, mutation: Mutation) -> list[Updated] | None:
         """What the same call was answered with before; None where it was not made."""

@@ -63,7 +63,7 @@ class HistoryMethods(common.Methods):
         mutation = common.mutation(request)
         past = None
 
-        def judge(stored: Mapping[str, SipTrunk]) -> Sequence[Edit]:
+        async def judge(stored: Mapping[str, SipTrunk]) -> Sequence[Edit]:
             assert past is not None
             trunk = stored[trunk_id]
             common.refuse_stale(etag, trunk.etag)

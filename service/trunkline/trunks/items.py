@@ -56,7 +56,7 @@ class ItemMethods(common.Methods):
             raise common.no_trunk()
         mutation, made = common.mutation(request), None
 
-        def judge(stored: Mapping[str, SipTrunk]) -> Sequence[Edit]:
+        async def judge(stored: Mapping[str, SipTrunk]) -> Sequence[Edit]:
             nonlocal made
             trunk = stored[trunk_id]
             common.refuse_stale(etag, trunk.etag)

@@ -17,6 +17,7 @@ from trunkline.store.reads import FETCH_ROWS_MAX
 from trunkline.store.trunks import BATCH_MAX, Edit, Updated
 from trunkline.trunks import common
 from trunkline.trunks.common import ID, refuse
+from trunkline.turns import turn
 
 SipTrunk = sip_trunk_pb2.SipTrunk
 
@@ -98,12 +99,12 @@ class TrunkMethods(common.Methods):
     ) -> pb.BatchUpdateSipTrunksResponse:
         violations = common.bounded("requests", request.requests, BATCH_MAX)
         refuse(violations + common.bad_request_id(request))
-        edits = self._edits(request.requests)
+        edits = await self._edits(request.requests)
         position = {edit.trunk_id: i for i, edit in enumerate(edits)}
         mutation = common.mutation(request)
 
-        def judge(stored: Mapping[str, SipTrunk]) -> Sequence[Edit]:
-            self._judge_all(edits, stored)
+        async def judge(stored: Mapping[str, SipTrunk]) -> Sequence[Edit]:
+            await self._judge_all(edits, stored)
             return edits
 
         renames = any("name" in edit.change.values for edit in edits)
@@ -137,11 +138,12 @@ class TrunkMethods(common.Methods):
             )
         return pb.DeleteSipTrunkResponse(phone_numbers_removed=deleted.phone_number_count)
 
-    def _edits(self, requests: Sequence[pb.UpdateSipTrunkRequest]) -> list[Edit]:
+    async def _edits(self, requests: Sequence[pb.UpdateSipTrunkRequest]) -> list[Edit]:
         """The updates of a batch; what is wrong with their form is refused here, all at once."""
         violations, first = list[Violation](), dict[str, int]()
         edits = []
         for position, one in enumerate(requests):
+            await turn(position)
             path, sent = f"requests[{position}]", one.sip_trunk
             for name in ("request_id", "validate_only"):
                 if getattr(one, name):
@@ -159,7 +161,7 @@ class TrunkMethods(common.Methods):
         refuse(violations + _in_batch(edits) if violations else [])
         return edits
 
-    def _judge_all(self, edits: Sequence[Edit], stored: Mapping[str, SipTrunk]) -> None:
+    async def _judge_all(self, edits: Sequence[Edit], stored: Mapping[str, SipTrunk]) -> None:
         for position, edit in enumerate(edits):
             if edit.trunk_id not in stored:
                 refuse(_in_batch(edits))
@@ -169,6 +171,7 @@ class TrunkMethods(common.Methods):
                 _refuse_stale_in_batch(position, edit, stored[edit.trunk_id])
         violations = []
         for position, edit in enumerate(edits):
+            await turn(position)
             found = self._violations(stored[edit.trunk_id], edit.change)
             violations += [_within(position, v) for v in found]
         refuse(violations)
@@ -210,7 +213,7 @@ class TrunkMethods(common.Methods):
             except ConstraintError:
                 await self._refuse_merged(edit.trunk_id, edit.change, edit.etag)
 
-        def judge(stored: Mapping[str, SipTrunk]) -> Sequence[Edit]:
+        async def judge(stored: Mapping[str, SipTrunk]) -> Sequence[Edit]:
             trunk = stored[edit.trunk_id]
             common.refuse_stale(edit.etag, trunk.etag)
             refuse(self._violations(trunk, edit.change))
