@@ -1,6 +1,7 @@
 """How long blocks may take."""
 
 import asyncio
+import contextvars
 import time
 
 TICK_SECONDS = 0.02
@@ -31,8 +32,12 @@ class Bounds:
         for bound in [b for b in self._open if b.until <= now]:
             bound.end()
         armed = self._timer is None or self._open
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(TICK_SECONDS, self._tick) if armed else None
+        self._timer = self._next() if armed else None
+
+    def _next(self) -> asyncio.TimerHandle:
+        # In a context of its own: the one of whose block is the first has secrets and would stay.
+        loop, context = asyncio.get_running_loop(), contextvars.Context()
+        return loop.call_later(TICK_SECONDS, self._tick, context=context)
 
 
 class Bound:
@@ -64,14 +69,15 @@ class Bound:
         self._open.discard(self)
         if self._timer is not None:
             self._timer.cancel()
-        if not self._passed:
+        passed, self._passed = self._passed, True  # who ends it from now on ends nothing
+        if not passed:
             return
         others = self._task.uncancel() > self._cancelling
         if kind is not None and issubclass(kind, asyncio.CancelledError) and not others:
             raise TimeoutError
 
     def end(self) -> None:
-        """End the block now."""
+        """End the block now, if it is not over."""
         if not self._passed:
             self._passed = True
             self._task.cancel()

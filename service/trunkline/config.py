@@ -1,18 +1,15 @@
 """The settings: one frozen dataclass, from `TRUNKLINE_*` variables and equal flags of `serve`."""
 
-import base64
 import dataclasses
 import ipaddress
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from trunkline.codecs import DEFAULT_CODECS
 from trunkline.logs import FORMATS, LEVELS
-from trunkline.sealing import KEY_BYTES
 from trunkline.tokens import BOOTSTRAP_CHARACTERS_MIN
 
 PREFIX = "TRUNKLINE_"
@@ -47,7 +44,6 @@ _RANGES = (
 _INJECTED = re.compile(r"_(PORT|SERVICE)(_|$)")
 _CODEC = re.compile(r"[a-z0-9]{1,32}", re.ASCII)
 _HOST = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(:[0-9]{0,5})?", re.ASCII)
-_KEY_ID = re.compile(r"[A-Za-z0-9._-]{1,32}", re.ASCII)
 
 
 class SettingsError(Exception):
@@ -239,59 +235,6 @@ def unknown_variables(environment: Mapping[str, str]) -> list[str]:
     known = {variable(f.name) for f in names()} | CLIENT_VARIABLES
     ours = (n for n in environment if n.startswith(PREFIX) and n not in known)
     return sorted(n for n in ours if not _INJECTED.search(n.removeprefix("TRUNKLINE")))
-
-
-def secret_keys(settings: Settings) -> dict[str, bytes]:
-    """The keys that seal secrets by id, newest first; empty where none are given.
-
-    Raises:
-        SettingsError: a key can't be read; its id is named, its value is not.
-    """
-    if settings.secret_keys_file:
-        return keys_of_file(Path(settings.secret_keys_file))
-    return parse_keys(settings.secret_keys)
-
-
-def keys_of_file(path: Path) -> dict[str, bytes]:
-    """The keys in a file, at least one.
-
-    Raises:
-        SettingsError: as `secret_keys`.
-    """
-    try:
-        keys = parse_keys(path.read_text("utf-8"), str(path))
-    except (OSError, UnicodeDecodeError):
-        raise SettingsError(f"{path} can't be read as a file of secret keys") from None
-    if not keys:
-        raise SettingsError(f"{path} has no secret key in it")
-    return keys
-
-
-def parse_keys(text: str, origin: str = PREFIX + "SECRET_KEYS") -> dict[str, bytes]:
-    """Keys in the form of SECRET_KEYS, from somewhere that the messages name.
-
-    Raises:
-        SettingsError: as `secret_keys`.
-    """
-    keys: dict[str, bytes] = {}
-    for position, entry in enumerate(re.split(r"[,\n]", text), 1):
-        if not entry.strip() or entry.strip().startswith("#"):
-            continue
-        key_id, _, encoded = entry.strip().partition(":")
-        if not _KEY_ID.fullmatch(key_id) or not encoded:
-            raise SettingsError(f"{origin}: entry {position} is not id:base64")
-        try:
-            key = base64.b64decode(encoded.strip(), validate=True)
-        except ValueError:
-            key = b""
-        if len(key) != KEY_BYTES:
-            raise SettingsError(
-                f"{origin}: the key {key_id} is not the base64 of {KEY_BYTES} bytes"
-            )
-        if key_id in keys:
-            raise SettingsError(f"{origin}: the key {key_id} is there twice")
-        keys[key_id] = key
-    return keys
 
 
 def _parsed(default: object, text: str) -> object:

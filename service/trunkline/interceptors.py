@@ -1,6 +1,6 @@
 """What happens to every call: errors mapped, the call logged, the caller known, the time bounded.
 
-A handler is wrapped once per method, not once per call. The order in `_answer` is a contract:
+A handler is wrapped once per method, not once per call. The order in `answer` is a contract:
 authenticate, authorise, then validate, then look.
 """
 

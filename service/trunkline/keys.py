@@ -3,11 +3,11 @@
 import base64
 import logging
 import os
+import re
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
-from trunkline import config
-from trunkline.config import Settings, SettingsError
+from trunkline.config import PREFIX, Settings, SettingsError
 from trunkline.sealing import KEY_BYTES, KeyRing, SealError
 from trunkline.store.identities import IdentityStore
 from trunkline.store.secrets import FIELDS, START, Sealed, SecretStore
@@ -18,6 +18,60 @@ BATCH_MAX = 100
 UNOPENED_KEPT_MAX = 1000
 _CHECK_VALUE = "trunkline"
 _CHECK_CONTEXT = ("", "", "secret_checks")
+_KEY_ID = re.compile(r"[A-Za-z0-9._-]{1,32}", re.ASCII)
+
+
+def given(settings: Settings) -> dict[str, bytes]:
+    """The keys that seal secrets by id, newest first; empty where none are given.
+
+    Raises:
+        SettingsError: a key can't be read; its id is named, its value is not.
+    """
+    if settings.secret_keys_file:
+        return of_file(Path(settings.secret_keys_file))
+    return parsed(settings.secret_keys)
+
+
+def of_file(path: Path) -> dict[str, bytes]:
+    """The keys in a file, at least one.
+
+    Raises:
+        SettingsError: as `given`.
+    """
+    try:
+        keys = parsed(path.read_text("utf-8"), str(path))
+    except (OSError, UnicodeDecodeError):
+        raise SettingsError(f"{path} can't be read as a file of secret keys") from None
+    if not keys:
+        raise SettingsError(f"{path} has no secret key in it")
+    return keys
+
+
+def parsed(text: str, origin: str = PREFIX + "SECRET_KEYS") -> dict[str, bytes]:
+    """Keys in the form of SECRET_KEYS, from somewhere that the messages name.
+
+    Raises:
+        SettingsError: as `given`.
+    """
+    keys: dict[str, bytes] = {}
+    for position, entry in enumerate(re.split(r"[,\n]", text), 1):
+        if not entry.strip() or entry.strip().startswith("#"):
+            continue
+        key_id, _, encoded = entry.strip().partition(":")
+        if not _KEY_ID.fullmatch(key_id) or not encoded:
+            raise SettingsError(f"{origin}: entry {position} is not id:base64")
+        try:
+            key = base64.b64decode(encoded.strip(), validate=True)
+        except ValueError:
+            key = b""
+        if len(key) != KEY_BYTES:
+            raise SettingsError(
+                f"{origin}: the key {key_id} is not the base64 of {KEY_BYTES} bytes"
+            )
+        if key_id in keys:
+            raise SettingsError(f"{origin}: the key {key_id} is there twice")
+        keys[key_id] = key
+    return keys
 
 
 def of(settings: Settings) -> dict[str, bytes]:
@@ -26,9 +80,9 @@ def of(settings: Settings) -> dict[str, bytes]:
     Raises:
         SettingsError: they are missing, or can't be read.
     """
-    given = config.secret_keys(settings)
-    if given:
-        return given
+    found = given(settings)
+    if found:
+        return found
     if settings.database_url:
         raise SettingsError(
             "TRUNKLINE_SECRET_KEYS or TRUNKLINE_SECRET_KEYS_FILE: with a DATABASE_URL the keys that"
@@ -52,7 +106,7 @@ def of(settings: Settings) -> dict[str, bytes]:
         log.warning(
             "secret_keys_made", extra={"path": str(path), "why": "backups are useless without it"}
         )
-    return config.keys_of_file(path)
+    return of_file(path)
 
 
 async def check(identities: IdentityStore, ring: KeyRing) -> None:

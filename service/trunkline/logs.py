@@ -79,6 +79,13 @@ class _Handler(logging.Handler):
         with self.lock or contextlib.nullcontext():
             self._hold((time.time(), level, name, fields), level)
 
+    def _made(self, at: float, level: int, name: str, fields: Fields) -> str:
+        try:
+            return self._line(at, level, name, fields)
+        except Exception as error:  # of this line, not of those beside it
+            failed = {"error_class": type(error).__name__, "frames": frames(error)}
+            return self._line(at, level, name, lambda: failed)
+
     def _line(self, at: float, level: int, name: str, fields: Fields) -> str:
         line = {"time": self._clock(at), "level": _NAMES[level], "event": name}
         line.update({k: v for k, v in fields().items() if v is not None})
@@ -116,7 +123,7 @@ class _Handler(logging.Handler):
             held, self._held = self._held, []
             if not held:
                 return
-            lines = [one if isinstance(one, str) else self._line(*one) for one in held]
+            lines = [one if isinstance(one, str) else self._made(*one) for one in held]
             with contextlib.suppress(OSError, ValueError):  # there is nowhere to say it
                 self._stream.write("\n".join([*lines, ""]))
                 self._stream.flush()

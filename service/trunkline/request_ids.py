@@ -18,8 +18,9 @@ class RequestIds:
     def __init__(self) -> None:
         self._random = random.Random()  # noqa: S311 - see above
 
-    def of(self, sent: str | None) -> str:
-        """The id that was sent, or a new one where none was that may be one."""
-        if sent and FORM.fullmatch(sent):
-            return sent
+    def of(self, *sent: str | None) -> str:
+        """The first that was sent and may be one, or a new one."""
+        for one in sent:
+            if one and FORM.fullmatch(one):
+                return one
         return f"{self._random.getrandbits(_BITS):032x}"

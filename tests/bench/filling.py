@@ -25,7 +25,7 @@ from tests.bench.population import (
     Population,
 )
 from tests.support import password
-from trunkline import config, keys, migrate, tokens
+from trunkline import keys, migrate, tokens
 from trunkline.config import Settings
 from trunkline.sealing import KeyRing
 from trunkline.store.database import Database
@@ -143,7 +143,7 @@ async def filled(url: str, people: Population) -> list[str]:
     """Fill an empty database; a token for each account."""
     database = await Database.open(url, 1, 0)
     await migrate.apply(database)
-    ring = KeyRing(config.secret_keys(Settings(secret_keys=SECRET_KEYS)))
+    ring = KeyRing(keys.given(Settings(secret_keys=SECRET_KEYS)))
     await keys.introduce(IdentityStore(database), ring)
     await database.close()
     connection = await asyncpg.connect(url)

@@ -27,7 +27,7 @@ from tests.integration import test_plans
 from tests.integration.test_request_id import MUTATIONS, World
 from tests.integration.watching import watching
 from tests.support import KEYS, IpIdentifier, PhoneNumber, connected, ip_based, update
-from trunkline import config, feed, housekeeping, keys, migrate, tokens
+from trunkline import feed, housekeeping, keys, migrate, tokens
 from trunkline.config import Settings
 from trunkline.sealing import KeyRing
 from trunkline.store.database import Database
@@ -280,7 +280,7 @@ async def _commands(url: str) -> None:
     """What the commands of the command line ask."""
     database = await Database.open(url, 1, 0)
     identities, secrets = IdentityStore(database), SecretStore(database)
-    ring = KeyRing(config.secret_keys(Settings(secret_keys=KEYS)))
+    ring = KeyRing(keys.given(Settings(secret_keys=KEYS)))
     await keys.check(identities, ring)
     await identities.sealed_count(ring.newest)
     await identities.list_accounts()

@@ -15,7 +15,7 @@ import asyncpg
 import pytest
 
 from tests.support import KEYS, Gateway, IpIdentifier, SipTrunk, password
-from trunkline import config
+from trunkline import config, keys
 from trunkline.codecs import Catalogue, CodecError
 from trunkline.rules import Change, Rules
 from trunkline.sealing import KeyRing
@@ -194,7 +194,7 @@ async def store(database: str) -> Any:
     """A store with the account that the trunks are in."""
     opened = await Database.open(database, 2, 100)
     await opened.row("INSERT INTO accounts (id) VALUES ($1)", ACCOUNT)
-    ring = KeyRing(config.parse_keys(KEYS))
+    ring = KeyRing(keys.parsed(KEYS))
     mutations = Mutations(opened, ring, lambda: None)
     yield TrunkStore(opened, CATALOGUE, ring, Ulids(), mutations)
     await opened.close()

@@ -26,7 +26,7 @@ from tests.contract.deploying import (
     run,
     user_of_the_image,
 )
-from trunkline import config
+from trunkline import config, keys
 from trunkline.cli.main import _parser
 
 README = (DEPLOY / "README.md").read_text("utf-8")
@@ -127,7 +127,7 @@ def test_secrets_that_readme_makes_are_those_that_compose_wants(tmp_path: Path) 
     wanted |= {Path(COMPOSE["services"][name]["env_file"]).name for name in SERVERS}
     assert {file.name for file in secrets.iterdir()} == wanted
     assert secrets.stat().st_mode & 0o777 == 0o700
-    assert len(config.keys_of_file(secrets / "secret-keys")) == 1
+    assert len(keys.of_file(secrets / "secret-keys")) == 1
     password = (secrets / "postgres-password").read_text().strip()
     assert f"trunkline:{password}@postgres/" in variables["TRUNKLINE_DATABASE_URL"]
 

@@ -10,7 +10,7 @@ import asyncpg
 
 from tests.e2e.processes import PROGRAM, SECONDS_MAX, Done, command, environment
 from tests.support import KEYS, KEYS_NEWER, SEEN, password
-from trunkline.config import parse_keys
+from trunkline import keys
 from trunkline.sealing import KeyRing
 
 FIELD = "auth_password"
@@ -28,7 +28,7 @@ SELECT $1, t.id, t.id, 'plivo', 'USERPASS', 'acme', t.sealed, $2, now(),
 
 
 def ring(text: str) -> KeyRing:
-    return KeyRing(parse_keys(text))
+    return KeyRing(keys.parsed(text))
 
 
 @asynccontextmanager

@@ -1,8 +1,11 @@
 """The bound of a block's time: as `asyncio.timeout`, which it stands for."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -110,3 +113,36 @@ async def test_cancel_beside_the_bound_stays_a_cancel(bound: Any) -> None:
 
     with pytest.raises(asyncio.CancelledError):
         await asyncio.create_task(work())
+
+
+async def test_block_that_is_over_is_not_ended_by_hand() -> None:
+    with Bounds().within(NEVER) as bound:
+        pass
+    bound.end()
+    await asyncio.sleep(0)
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+
+
+async def test_timer_keeps_nothing_of_whose_block_began_it() -> None:
+    class Secret:
+        pass
+
+    bounds, held = Bounds(), ContextVar[Secret]("held")
+
+    async def first() -> weakref.ref[Secret]:
+        secret = Secret()
+        held.set(secret)
+        with bounds.within(NEVER):
+            await asyncio.sleep(0)
+        return weakref.ref(secret)
+
+    with bounds.within(NEVER) as _:
+        pass
+    await asyncio.sleep(2 * TICK_SECONDS)  # the timer rests
+    seen = await asyncio.create_task(first())
+    with bounds.within(NEVER):
+        await asyncio.sleep(0)
+        gc.collect()
+        assert seen() is None

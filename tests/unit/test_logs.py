@@ -153,3 +153,20 @@ def test_event_reaches_those_who_listen_beside(caplog: pytest.LogCaptureFixture)
     logging.getLogger().addHandler(caplog.handler)
     logs.event(log, logging.INFO, "call", lambda: {"status": 200})
     assert [(r.message, r.__dict__["status"]) for r in caplog.records] == [("call", 200)]
+
+
+@pytest.mark.usefixtures("root")
+async def test_event_that_can_not_be_told_takes_no_other_with_it() -> None:
+    stream = Writes()
+    logs.configure("info", "text", stream)
+
+    def fields() -> dict[str, object]:
+        raise KeyError("a value of theirs")
+
+    log.info("before")
+    logs.event(log, logging.INFO, "call", fields)
+    log.info("after")
+    await written(stream, 1)
+    assert stream.events() == [["event=before", "event=call", "event=after"]]
+    assert "error_class=KeyError" in stream.each[0]
+    assert "theirs" not in stream.each[0]

@@ -127,7 +127,7 @@ async def _unless_gone(request: Request, work: Awaitable[Response], bound: Bound
     except TimeoutError:
         if gone.done():
             raise ClientDisconnect from None
-        raise problems.ProblemError(504, "DEADLINE_EXCEEDED", "the request's time is up") from None
+        raise problems.ProblemError(504, "DEADLINE_EXCEEDED", problems.TIME_IS_UP) from None
     finally:
         gone.cancel()
 

@@ -207,10 +207,8 @@ class Edge:
         span.end(f"{name} {route}" if route else name, attributes, fault)
 
     def _request_id(self, scope: Scope) -> str:
-        for name, value in scope["headers"]:
-            if name == b"x-request-id":
-                return self._request_ids.of(value.decode("latin-1"))
-        return self._request_ids.of(None)
+        sent = (v.decode("latin-1") for name, v in scope["headers"] if name == b"x-request-id")
+        return self._request_ids.of(*sent)
 
 
 def _named(method: str) -> tuple[str, str]:

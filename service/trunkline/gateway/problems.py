@@ -49,7 +49,9 @@ _VIOLATIONS = {
 _GONE = {"RESUME_TOKEN_EXPIRED", "RESUME_TOKEN_FOREIGN"}
 # These alone are 422, not 400.
 _UNPROCESSABLE = ({"SDES_NEEDS_TLS"}, {"REQUEST_ID_REUSED"})
+TIME_IS_UP = "the request's time is up"
 _REASONS = {
+    "DEADLINE_EXCEEDED": TIME_IS_UP,
     "REQUEST_IN_FLIGHT": f"a request with the same {IDEMPOTENCY_KEY} is at work: try again",
     "PHONE_NUMBER_TAKEN": "Phone number already exists on another active trunk",
     "TOKEN_MISSING": "Access denied: the request needs the header Authorization: Bearer <token>",

@@ -1,11 +1,13 @@
 -- Oldest schema version whose servers may go on: 0003.
 -- The functions that updates call, in PL/pgSQL: one whose body is a query in SQL is prepared again by each
--- statement that calls it, and each update of an indexed column calls the first two.
+-- statement that calls it, and each update of an indexed column calls the first two. `|| '[]'` has a list
+-- uncompressed once, and not for each of its items.
 CREATE OR REPLACE FUNCTION trunk_gateway_keys(account_id text, gateways jsonb) RETURNS text[]
     LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $$
 DECLARE
     keys text[] := '{}';
 BEGIN
+    gateways := gateways || '[]';
     FOR i IN 0 .. jsonb_array_length(gateways) - 1 LOOP
         keys := keys || (account_id || ' ' || (gateways -> i ->> 'gateway_address'));
     END LOOP;
@@ -17,6 +19,7 @@ CREATE OR REPLACE FUNCTION trunk_ip_keys(account_id text, ip_identifiers jsonb) 
 DECLARE
     keys text[] := '{}';
 BEGIN
+    ip_identifiers := ip_identifiers || '[]';
     FOR i IN 0 .. jsonb_array_length(ip_identifiers) - 1 LOOP
         keys := keys || (account_id || ' ' || (ip_identifiers -> i ->> 'ip_address'));
     END LOOP;
@@ -36,6 +39,8 @@ BEGIN
     IF given IS NULL THEN
         RETURN NULL;
     END IF;
+    stored := stored || '[]';
+    given := given || '[]';
     FOR i IN 0 .. jsonb_array_length(given) - 1 LOOP
         new := given -> i;
         same := '{}';
