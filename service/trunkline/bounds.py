@@ -35,7 +35,7 @@ class Bounds:
         self._timer = self._next() if armed else None
 
     def _next(self) -> asyncio.TimerHandle:
-        # In a context of its own: the one of whose block is the first has secrets and would stay.
+        # Not in the context of the call that comes first: its token would stay while there is load.
         loop, context = asyncio.get_running_loop(), contextvars.Context()
         return loop.call_later(TICK_SECONDS, self._tick, context=context)
 

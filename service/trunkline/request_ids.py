@@ -4,7 +4,7 @@ import random
 import re
 
 KEY = "x-request-id"
-FORM = re.compile(r"[!-~]{1,128}", re.ASCII)
+_FORM = re.compile(r"[!-~]{1,128}", re.ASCII)
 _BITS = 128
 
 
@@ -21,6 +21,6 @@ class RequestIds:
     def of(self, *sent: str | None) -> str:
         """The first that was sent and may be one, or a new one."""
         for one in sent:
-            if one and FORM.fullmatch(one):
+            if one and _FORM.fullmatch(one):
                 return one
         return f"{self._random.getrandbits(_BITS):032x}"

@@ -170,6 +170,11 @@ def ratios_as_json(wanted: Sequence[Ratio], measured: Measured) -> list[dict[str
     return found
 
 
+def as_json(wanted: Sequence[Ratio], measured: Measured) -> dict[str, Any]:
+    """Cells and ratios as data."""
+    return {"cells": cells_as_json(measured), "ratios": ratios_as_json(wanted, measured)}
+
+
 def machine(postgres: str) -> dict[str, str]:
     """What the run ran on."""
     cpu = [

@@ -150,12 +150,8 @@ async def scale(
     ratios = _ratios(sides) if measured else []
     text = [_sizes_table(sides, sizes), _starts_table(sides, starts)]
     text += [report.cells(measured), report.ratios(ratios, measured)] if measured else []
-    return "\n\n".join(text), {
-        "databases": sizes,
-        "starts": starts,
-        "cells": report.cells_as_json(measured),
-        "ratios": report.ratios_as_json(ratios, measured),
-    }
+    found = {"databases": sizes, "starts": starts} | report.as_json(ratios, measured)
+    return "\n\n".join(text), found
 
 
 async def _filled(directory: Path, people: Population, say: Say) -> Side:

@@ -2,11 +2,11 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from tests.bench import cells, parts, report, stages, variant
-from tests.bench.cells import Cell, Measured
+from tests.bench.cells import Cell
 from tests.bench.report import Ratio, p50, p99, rate, server_cpu
 from tests.bench.setting import Setting, floored
 
@@ -73,11 +73,7 @@ async def calls(
             f"Updates sent: {setting.updates}; that changed something: {changed}.",
         ]
     )
-    return text, {
-        "cells": report.cells_as_json(measured),
-        "ratios": report.ratios_as_json(RATIOS, measured),
-        "transactions_per_call": dict(trips),
-    }
+    return text, report.as_json(RATIOS, measured) | {"transactions_per_call": dict(trips)}
 
 
 async def cost(setting: Setting, seconds: float, rounds: int, say: Say) -> tuple[str, Any]:
@@ -88,13 +84,7 @@ async def cost(setting: Setting, seconds: float, rounds: int, say: Say) -> tuple
             Cell("full, with request_id", "update_request_id", setting.server),
         ]
         for name in (variant.NO_HISTORY, variant.NO_IDEMPOTENCY, variant.NEITHER):
-            part = parts.service(
-                setting.postgres.url,
-                setting.directory / f"{name}.log",
-                module="tests.bench.variant",
-                arguments=(name,),
-            )
-            await stack.enter_async_context(part)
+            part = await stack.enter_async_context(_altered(setting, "variant", name))
             wanted.append(Cell(name, "update_fixed", part))
         measured = await cells.measure(setting, wanted, (1, MOST), seconds, rounds, say)
     wanted_ratios = [
@@ -108,7 +98,7 @@ async def cost(setting: Setting, seconds: float, rounds: int, say: Say) -> tuple
         Ratio("full / neither, p50, one caller", "full", variant.NEITHER, 1, p50),
     ]  # fmt: skip
     text = f"{report.cells(measured)}\n\n{report.ratios(wanted_ratios, measured)}"
-    return text, _as_json(wanted_ratios, measured)
+    return text, report.as_json(wanted_ratios, measured)
 
 
 async def path(setting: Setting, seconds: float, rounds: int, say: Say) -> tuple[str, Any]:
@@ -120,13 +110,7 @@ async def path(setting: Setting, seconds: float, rounds: int, say: Say) -> tuple
             Cell(_BARE, "floor_update", floor, "floor"),
         ]
         for name in stages.STAGES:
-            part = parts.service(
-                setting.postgres.url,
-                setting.directory / f"{name}.log",
-                module="tests.bench.stages",
-                arguments=(name,),
-            )
-            await stack.enter_async_context(part)
+            part = await stack.enter_async_context(_altered(setting, "stages", name))
             wanted += [
                 Cell(f"to the end of: {name}", "update_fixed", part),
                 Cell(f"to the end of: {name}, random masks", "update_random", part),
@@ -136,14 +120,14 @@ async def path(setting: Setting, seconds: float, rounds: int, say: Say) -> tuple
             Cell(_RANDOM, "update_random", setting.server),
         ]
         measured = await cells.measure(setting, wanted, (MOST,), seconds, rounds, say)
-    return report.cells(measured), {"cells": report.cells_as_json(measured)}
+    return report.cells(measured), report.as_json([], measured)
 
 
-def _as_json(wanted: Sequence[Ratio], measured: Measured) -> Any:
-    return {
-        "cells": report.cells_as_json(measured),
-        "ratios": report.ratios_as_json(wanted, measured),
-    }
+def _altered(setting: Setting, module: str, name: str) -> parts.Part:
+    """The service as a module of the benchmark alters it."""
+    log = setting.directory / f"{name}.log"
+    module = f"tests.bench.{module}"
+    return parts.service(setting.postgres.url, log, module=module, arguments=(name,))
 
 
 async def _revisions(setting: Setting) -> int:

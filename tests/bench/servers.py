@@ -54,10 +54,7 @@ async def servers(
         )
     ]
     text = f"{report.cells(found)}\n\n{report.ratios(wanted, found)}"
-    return text, {
-        "cells": report.cells_as_json(found),
-        "ratios": report.ratios_as_json(wanted, found),
-    }
+    return text, report.as_json(wanted, found)
 
 
 async def _slice(

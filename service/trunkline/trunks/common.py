@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from siptrunk.v1 import phone_number_pb2, sip_trunk_pb2, sip_trunk_service_pb2_grpc
-from trunkline import request_ids
 from trunkline.auth import caller
 from trunkline.errors import ConflictError, InvalidError, NotFoundError, Violation
 from trunkline.feed import Feed
@@ -22,6 +21,7 @@ PAGE_BYTES_MAX = 1 << 20
 CHANGED_FIELDS_KEY = "x-changed-fields"
 """Trailing metadata of what changes a trunk: the fields that changed, separated by commas."""
 ID = re.compile(r"[!-~]{1,64}", re.ASCII)
+_REQUEST_ID = re.compile(r"[!-~]{1,128}", re.ASCII)
 
 
 def mutation(request: Any) -> Mutation:
@@ -44,7 +44,7 @@ def mutation(request: Any) -> Mutation:
 
 def bad_request_id(request: Any) -> list[Violation]:
     """What is wrong with the id that makes a request safe to retry."""
-    if not request.request_id or request_ids.FORM.fullmatch(request.request_id):
+    if not request.request_id or _REQUEST_ID.fullmatch(request.request_id):
         return []
     return [Violation("request_id", "INVALID_FORM", "is not 1 to 128 visible ASCII characters")]
 
