@@ -119,3 +119,4 @@ async def floored(setting: Setting) -> AsyncIterator[parts.Part]:
     await setting.load.ask({"know": "floor", "ids": calls.floor_ids(TRUNKS)})
     async with parts.floor(setting.postgres.url, setting.directory / "floor.log") as part:
         yield part
+    await setting.sql("DROP TABLE floor_trunks")  # the next section has a copy of its own
